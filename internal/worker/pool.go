@@ -1,0 +1,405 @@
+// Package worker runs functions of a model: a pool of instances by version, a
+// bounded queue in front of it, and the interface that models implement.
+//
+// It knows nothing of connections, jobs or wire formats.
+//
+// A Pool is safe for concurrent use. The goroutine that calls Run is the one
+// that the function runs in.
+package worker
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"runtime/debug"
+	"slices"
+	"sync"
+	"time"
+)
+
+// Config sets the size of a Pool.
+type Config struct {
+	// Instances is how many instances, of all versions together, may be loaded
+	// at once, default 2.
+	Instances int
+	// Slots is how many calls may run in one instance at once, default 4.
+	Slots int
+	// Queue is how many calls may wait for a slot, default 1000, negative for
+	// none. Calls whose instance is being loaded do not count.
+	Queue int
+	// Logger takes what has no job to be told to, default slog.Default().
+	Logger *slog.Logger
+}
+
+// A Pool keeps loaded instances of one model and gives calls their turn: first
+// come, first served, except that a call may overtake others that wait for
+// another version to be loaded.
+type Pool struct {
+	model  Model
+	cfg    Config
+	log    *slog.Logger
+	ctx    context.Context // of loading; ends with Close
+	cancel context.CancelFunc
+	wg     sync.WaitGroup // loads and closes under way
+
+	mu        sync.Mutex
+	instances []*instance
+	queue     []*ticket // waiting, in order of arrival
+	running   int
+	closed    bool
+	idle      chan struct{} // closed when closed and running == 0
+}
+
+// An instance is one place of Config.Instances, loaded or being loaded.
+type instance struct {
+	version string
+	loaded  Instance // nil while loading
+	busy    int      // slots taken
+}
+
+// A ticket is a call that waits for a slot.
+type ticket struct {
+	version string
+	observe func(Stage)
+	grant   chan grant // capacity 1, gets exactly one
+	loading bool       // an instance is being loaded for it
+}
+
+type grant struct {
+	instance *instance
+	err      error
+}
+
+// A Stage is how far a call has come in the pool.
+type Stage int
+
+// The stages of a call, in order.
+const (
+	Queued  Stage = iota // waits for a slot
+	Loading              // waits for its version to be loaded
+	Running              // runs in an instance
+)
+
+// NewPool makes a pool of the model's instances. None is loaded yet.
+func NewPool(model Model, cfg Config) *Pool {
+	if cfg.Instances <= 0 {
+		cfg.Instances = 2
+	}
+	if cfg.Slots <= 0 {
+		cfg.Slots = 4
+	}
+	if cfg.Queue == 0 {
+		cfg.Queue = 1000
+	}
+	if cfg.Logger == nil {
+		cfg.Logger = slog.Default()
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	return &Pool{model: model, cfg: cfg, log: cfg.Logger, ctx: ctx, cancel: cancel, idle: make(chan struct{})}
+}
+
+// Describe tells what the model can do.
+func (p *Pool) Describe() Description { return p.model.Describe() }
+
+// Run waits for a slot of the call's version and runs the function in it.
+// observe is told of each stage as it begins; it must not block. Errors are the
+// function's own, or *FunctionError, *VersionError, *QueueFullError,
+// *PanicError, ErrClosed, or the cause of ctx.
+func (p *Pool) Run(ctx context.Context, c *Call, observe func(Stage)) (json.RawMessage, error) {
+	fn, err := p.model.Describe().Function(c.Func)
+	if err != nil {
+		return nil, err
+	}
+	version := c.Version
+	if fn.MakesVersion {
+		version = ""
+	}
+	inst, err := p.acquire(ctx, version, observe)
+	if err != nil {
+		return nil, err
+	}
+	defer p.release(inst)
+	observe(Running)
+	return call(ctx, inst.loaded, c)
+}
+
+// call runs the function and turns a panic into an error.
+func call(ctx context.Context, inst Instance, c *Call) (result json.RawMessage, err error) {
+	defer func() {
+		if v := recover(); v != nil {
+			err = &PanicError{Func: c.Func, Value: v, Stack: debug.Stack()}
+		}
+	}()
+	return inst.Call(ctx, c)
+}
+
+// Full says whether a call would be refused now: nil, or a *QueueFullError.
+func (p *Pool) Full() error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.cfg.Queue > 0 && p.waiting() >= p.cfg.Queue {
+		return p.queueFull()
+	}
+	return nil
+}
+
+func (p *Pool) queueFull() error {
+	return &QueueFullError{Queue: max(p.cfg.Queue, 0), RetryAfter: time.Second}
+}
+
+func (p *Pool) acquire(ctx context.Context, version string, observe func(Stage)) (*instance, error) {
+	t := &ticket{version: version, observe: observe, grant: make(chan grant, 1)}
+	if err := p.enqueue(t); err != nil {
+		return nil, err
+	}
+	select {
+	case g := <-t.grant:
+		return g.instance, g.err
+	case <-ctx.Done():
+	}
+	p.mu.Lock()
+	i := slices.Index(p.queue, t)
+	if i >= 0 {
+		p.queue = slices.Delete(p.queue, i, i+1)
+	}
+	p.mu.Unlock()
+	if i < 0 { // granted meanwhile
+		if g := <-t.grant; g.err == nil {
+			p.release(g.instance)
+		}
+	}
+	return nil, context.Cause(ctx)
+}
+
+func (p *Pool) enqueue(t *ticket) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.closed {
+		return ErrClosed
+	}
+	t.observe(Queued)
+	p.queue = append(p.queue, t)
+	p.dispatch()
+	if len(t.grant) == 0 && !t.loading && p.waiting() > max(p.cfg.Queue, 0) {
+		p.queue = slices.DeleteFunc(p.queue, func(q *ticket) bool { return q == t })
+		return p.queueFull()
+	}
+	return nil
+}
+
+// waiting counts the calls that the queue's bound is for. p.mu is held.
+func (p *Pool) waiting() int {
+	n := 0
+	for _, t := range p.queue {
+		if !t.loading {
+			n++
+		}
+	}
+	return n
+}
+
+func (p *Pool) release(inst *instance) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	inst.busy--
+	p.running--
+	p.dispatch()
+	if p.closed && p.running == 0 {
+		close(p.idle)
+	}
+}
+
+// dispatch gives every waiting call what can be given now: a free slot, a place
+// in an instance that is being loaded, or an instance of its own, for which an
+// idle one of another version makes room. p.mu is held.
+func (p *Pool) dispatch() {
+	if len(p.queue) == 0 {
+		return
+	}
+	promised := map[*instance]int{}  // slots of loading instances
+	reserved := map[*instance]bool{} // emptied for a call that came earlier
+	rest := p.queue[:0]
+	for _, t := range p.queue {
+		if inst := p.free(t.version, reserved); inst != nil {
+			inst.busy++
+			p.running++
+			t.grant <- grant{instance: inst}
+			continue
+		}
+		rest = append(rest, t)
+		inst := p.coming(t.version, promised)
+		if inst == nil {
+			inst = p.load(t.version)
+		}
+		if inst != nil {
+			promised[inst]++
+			if !t.loading {
+				t.loading = true
+				t.observe(Loading)
+			}
+			continue
+		}
+		// No room: the least busy instance takes no more calls that came later,
+		// or a busy version would starve the others.
+		if victim := p.leastBusy(t.version, reserved); victim != nil {
+			reserved[victim] = true
+		}
+	}
+	clear(p.queue[len(rest):])
+	p.queue = rest
+}
+
+func (p *Pool) free(version string, reserved map[*instance]bool) *instance {
+	for _, inst := range p.instances {
+		if inst.version == version && inst.loaded != nil && inst.busy < p.cfg.Slots && !reserved[inst] {
+			return inst
+		}
+	}
+	return nil
+}
+
+func (p *Pool) coming(version string, promised map[*instance]int) *instance {
+	for _, inst := range p.instances {
+		if inst.version == version && inst.loaded == nil && promised[inst] < p.cfg.Slots {
+			return inst
+		}
+	}
+	return nil
+}
+
+func (p *Pool) leastBusy(version string, reserved map[*instance]bool) *instance {
+	var least *instance
+	for _, inst := range p.instances {
+		if inst.version == version || inst.loaded == nil || reserved[inst] {
+			continue
+		}
+		if least == nil || inst.busy < least.busy {
+			least = inst
+		}
+	}
+	return least
+}
+
+// load starts loading an instance if there is room or an idle instance of
+// another version that can make room. p.mu is held.
+func (p *Pool) load(version string) *instance {
+	if len(p.instances) >= p.cfg.Instances {
+		i := slices.IndexFunc(p.instances, func(inst *instance) bool {
+			return inst.version != version && inst.loaded != nil && inst.busy == 0
+		})
+		if i < 0 {
+			return nil
+		}
+		evicted := p.instances[i]
+		p.instances = slices.Delete(p.instances, i, i+1)
+		p.wg.Go(func() { p.closeInstance(evicted) })
+	}
+	inst := &instance{version: version}
+	p.instances = append(p.instances, inst)
+	p.wg.Go(func() {
+		loaded, err := p.loadModel(version)
+		p.loadEnded(inst, loaded, err)
+	})
+	return inst
+}
+
+func (p *Pool) loadModel(version string) (loaded Instance, err error) {
+	defer func() {
+		if v := recover(); v != nil {
+			err = &PanicError{Func: "load", Value: v, Stack: debug.Stack()}
+		}
+	}()
+	return p.model.Load(p.ctx, version)
+}
+
+func (p *Pool) loadEnded(inst *instance, loaded Instance, err error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if err == nil {
+		inst.loaded = loaded
+		p.log.Info("instance loaded", "version", inst.version)
+		p.dispatch()
+		return
+	}
+	p.log.Warn("instance not loaded", "version", inst.version, "err", err)
+	p.instances = slices.DeleteFunc(p.instances, func(i *instance) bool { return i == inst })
+	err = fmt.Errorf("load version %q: %w", inst.version, err)
+	p.refuse(err, func(t *ticket) bool { return t.version == inst.version })
+	p.dispatch()
+}
+
+// refuse ends the waiting calls that match. p.mu is held.
+func (p *Pool) refuse(err error, match func(*ticket) bool) {
+	p.queue = slices.DeleteFunc(p.queue, func(t *ticket) bool {
+		if !match(t) {
+			return false
+		}
+		t.grant <- grant{err: err}
+		return true
+	})
+}
+
+func (p *Pool) closeInstance(inst *instance) {
+	if err := inst.loaded.Close(); err != nil {
+		p.log.Warn("instance not closed cleanly", "version", inst.version, "err", err)
+	}
+	p.log.Info("instance released", "version", inst.version)
+}
+
+// Close refuses all waiting and new calls with ErrClosed, waits for the running
+// ones until ctx ends, and releases the instances.
+func (p *Pool) Close(ctx context.Context) error {
+	p.mu.Lock()
+	if p.closed {
+		p.mu.Unlock()
+		return ErrClosed
+	}
+	p.closed = true
+	p.refuse(ErrClosed, func(*ticket) bool { return true })
+	if p.running == 0 {
+		close(p.idle)
+	}
+	running := p.running
+	p.mu.Unlock()
+	p.cancel()
+
+	if running > 0 {
+		select {
+		case <-p.idle:
+		case <-ctx.Done():
+			return fmt.Errorf("close pool: %d calls were still running: %w", running, context.Cause(ctx))
+		}
+	}
+	p.wg.Wait()
+	for _, inst := range p.instances {
+		p.closeInstance(inst)
+	}
+	p.instances = nil
+	return nil
+}
+
+// ErrClosed ends calls of a pool that is closed.
+var ErrClosed = errors.New("the pod is shutting down")
+
+// A QueueFullError is a call that found the queue full.
+type QueueFullError struct {
+	Queue      int           // its length
+	RetryAfter time.Duration // when to try again
+}
+
+func (e *QueueFullError) Error() string {
+	return fmt.Sprintf("the queue is full: %d calls are waiting; try again later", e.Queue)
+}
+
+// A PanicError is a function that panicked.
+type PanicError struct {
+	Func  string
+	Value any
+	Stack []byte
+}
+
+func (e *PanicError) Error() string {
+	return fmt.Sprintf("function %q panicked: %v", e.Func, e.Value)
+}
