@@ -44,7 +44,7 @@ type Job struct {
 	table  *Table
 	log    *slog.Logger
 	input  *spool.Writer
-	ctx    context.Context // ends with the job; never a stream's
+	ctx    context.Context //nolint:containedctx // the job's life: it ends with the job and is never a stream's
 	cancel context.CancelCauseFunc
 	events *eventLog
 	done   chan struct{} // closed when the state is final

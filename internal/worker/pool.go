@@ -40,7 +40,7 @@ type Pool struct {
 	model  Model
 	cfg    Config
 	log    *slog.Logger
-	ctx    context.Context // of loading; ends with Close
+	ctx    context.Context //nolint:containedctx // of loading; ends with Close
 	cancel context.CancelFunc
 	wg     sync.WaitGroup // loads and closes under way
 
