@@ -1,0 +1,222 @@
+package service
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"regexp"
+	"strings"
+	"time"
+	"unicode/utf8"
+
+	"connectrpc.com/connect"
+	"github.com/dustin/go-humanize"
+
+	"github.com/aipod/aipod/gen/ai"
+	"github.com/aipod/aipod/internal/codec"
+	"github.com/aipod/aipod/internal/job"
+	"github.com/aipod/aipod/internal/spool"
+	"github.com/aipod/aipod/internal/transport"
+)
+
+// aiHandler is the service ai.AI: one call, one job, one stream.
+//
+// The handler's goroutine is the only sender of its stream; a goroutine of the
+// call's upload is the only receiver.
+type aiHandler struct{ pod *Pod }
+
+func (h *aiHandler) Chaos(ctx context.Context, stream *connect.BidiStream[ai.Raw, ai.Raw]) error {
+	fn := stream.RequestHeader().Get(headerFunc)
+	if fn == "" {
+		fn = "chaos"
+	}
+	return h.call(ctx, stream.Conn(), fn, codec.NewRawPiece)
+}
+
+func (h *aiHandler) Train(ctx context.Context, stream *connect.BidiStream[ai.StreamInput, ai.Raw]) error {
+	return h.call(ctx, stream.Conn(), "train", codec.NewInputPiece)
+}
+
+func (h *aiHandler) Predict(ctx context.Context, stream *connect.BidiStream[ai.StreamInput, ai.Raw]) error {
+	return h.call(ctx, stream.Conn(), "predict", codec.NewInputPiece)
+}
+
+func (h *aiHandler) Log(ctx context.Context, stream *connect.BidiStream[ai.StreamInput, ai.Raw]) error {
+	return h.call(ctx, stream.Conn(), "log", codec.NewInputPiece)
+}
+
+// The metadata that ai.AI knows.
+const (
+	headerFunc      = "x-func-name"
+	headerJob       = "x-job-id"
+	headerHeartbeat = "x-heartbeat"
+)
+
+// pong is the heartbeat. It is never written to.
+var pong = &ai.Raw{Data: []byte(codec.Pong)}
+
+func (h *aiHandler) call(ctx context.Context, conn connect.StreamingHandlerConn, fn string, newPiece func(func(*codec.Piece) error) *codec.Piece) error {
+	interval, err := heartbeat(conn.RequestHeader(), h.pod.cfg.Heartbeat)
+	if err != nil {
+		return err
+	}
+	id, err := jobID(conn.RequestHeader())
+	if err != nil {
+		return err
+	}
+	// Refusals come before the first message, so that they are Trailers-Only and
+	// a gRPC client's retryPolicy applies to them.
+	if _, err := h.pod.pool.Describe().Function(fn); err != nil {
+		return err
+	}
+	if err := h.pod.pool.Full(); err != nil {
+		return err
+	}
+	j, err := h.pod.table.Open(id, fn)
+	if err != nil {
+		return err
+	}
+	defer j.Close()
+
+	conn.ResponseHeader().Set(headerJob, j.ID)
+	conn.ResponseHeader().Set(headerFunc, fn)
+	beat := beatsOf(ctx).join(interval)
+	defer beat.leave()
+	// Not in the loop below: a sender whose client doesn't read is stuck in it.
+	defer context.AfterFunc(ctx, func() { j.Cancel(context.Cause(ctx)) })()
+
+	up := &upload{ctx: ctx, conn: conn, pod: h.pod, job: j}
+	up.piece = newPiece(up.consume)
+	received := make(chan error, 1)
+	go func() { received <- up.run() }()
+	// A receiver that still waits for the client ends when its reads time out.
+	defer func() {
+		if received != nil {
+			unblockReads(ctx)
+			_ = <-received // the call ends for another reason
+		}
+	}()
+
+	if err := conn.Send(pong); err != nil {
+		return err
+	}
+	for {
+		select {
+		case err := <-received:
+			received = nil
+			if err != nil {
+				j.Cancel(err)
+				return err
+			}
+		case <-beat.next():
+			if err := conn.Send(pong); err != nil {
+				return err
+			}
+		case <-j.Done():
+			return h.answer(conn, j, up)
+		}
+	}
+}
+
+// unblockReads makes the stream's reads fail from now on.
+func unblockReads(ctx context.Context) {
+	if rc := transport.Controller(ctx); rc != nil {
+		// A stream that is gone can't be read either.
+		_ = rc.SetReadDeadline(time.Unix(1, 0))
+	}
+}
+
+// answer sends the job's result.
+func (h *aiHandler) answer(conn connect.StreamingHandlerConn, j *job.Job, up *upload) error {
+	result, err := j.Result()
+	if err != nil {
+		return err
+	}
+	text := []byte(result.JSON)
+	if result.Output != nil {
+		if text, err = outputJSON(result.Output, h.pod.cfg.MaxMessage); err != nil {
+			return err
+		}
+	}
+	data := codec.EncodeResult(text, up.kwargs.Compressed)
+	if len(data) > h.pod.cfg.MaxMessage {
+		return tooLargeForOneMessage(int64(len(data)), h.pod.cfg.MaxMessage)
+	}
+	return conn.Send(&ai.Raw{Data: data})
+}
+
+// outputJSON is an output file as the one JSON string that ai.AI can carry.
+func outputJSON(out *spool.Blob, limit int) ([]byte, error) {
+	if out.Size() > int64(limit) {
+		return nil, tooLargeForOneMessage(out.Size(), limit)
+	}
+	r, err := out.Open()
+	if err != nil {
+		return nil, err
+	}
+	defer r.Close()
+	data := make([]byte, out.Size())
+	if _, err := io.ReadFull(r, data); err != nil {
+		return nil, fmt.Errorf("read output: %w", err)
+	}
+	if !utf8.Valid(data) {
+		return nil, connect.NewError(connect.CodeFailedPrecondition, errors.New(
+			"the result is binary, which ai.AI can't carry: call aipod.v1.JobService instead"))
+	}
+	return json.Marshal(string(data))
+}
+
+func tooLargeForOneMessage(size int64, limit int) error {
+	return connect.NewError(connect.CodeFailedPrecondition, fmt.Errorf(
+		"the result of %s is larger than one message may be (%s): call aipod.v1.JobService instead, or raise --max-message",
+		humanize.IBytes(uint64(size)), humanize.IBytes(uint64(limit))))
+}
+
+// The limits of x-heartbeat.
+const (
+	minHeartbeat = 200 * time.Millisecond
+	maxHeartbeat = 30 * time.Second
+)
+
+func heartbeat(header http.Header, fallback time.Duration) (time.Duration, error) {
+	value := header.Get(headerHeartbeat)
+	if value == "" {
+		return fallback, nil
+	}
+	d, err := time.ParseDuration(value)
+	if err != nil || d < minHeartbeat || d > maxHeartbeat {
+		return 0, connect.NewError(connect.CodeInvalidArgument, fmt.Errorf(
+			"%s is %q: give a duration from %v to %v, like 1s", headerHeartbeat, value, minHeartbeat, maxHeartbeat))
+	}
+	return d, nil
+}
+
+var validJobID = regexp.MustCompile(`^[A-Za-z0-9_-]{1,64}$`)
+
+// jobID is the id that the caller chose, or "".
+func jobID(header http.Header) (string, error) {
+	id := header.Get(headerJob)
+	if id != "" && !validJobID.MatchString(id) {
+		return "", connect.NewError(connect.CodeInvalidArgument, fmt.Errorf(
+			"%s must be 1 to 64 of A-Z, a-z, 0-9, _ and -", headerJob))
+	}
+	return id, nil
+}
+
+// metadata is the caller's, without what belongs to the protocols.
+func metadata(header http.Header) map[string]string {
+	md := make(map[string]string, len(header))
+	for key, values := range header {
+		key = strings.ToLower(key)
+		switch {
+		case strings.HasPrefix(key, "grpc-"), strings.HasPrefix(key, "connect-"), strings.HasPrefix(key, "accept"),
+			key == "content-type", key == "content-length", key == "te", key == "user-agent":
+		default:
+			md[key] = strings.Join(values, ",")
+		}
+	}
+	return md
+}

@@ -1,0 +1,84 @@
+package service
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"time"
+
+	"connectrpc.com/connect"
+	"google.golang.org/genproto/googleapis/rpc/errdetails"
+	"google.golang.org/protobuf/types/known/durationpb"
+
+	"github.com/aipod/aipod/internal/codec"
+	"github.com/aipod/aipod/internal/job"
+	"github.com/aipod/aipod/internal/spool"
+	"github.com/aipod/aipod/internal/worker"
+)
+
+// retrySpool is when a caller may try again after the spool was full. Space
+// comes back when other jobs end.
+const retrySpool = 5 * time.Second
+
+// toConnect gives every error its code: this is the only place where codes are
+// chosen. Errors that no case knows are internal: the caller learns that much,
+// the log learns the cause.
+func toConnect(err error, log *slog.Logger) error {
+	var (
+		wire     *connect.Error
+		payload  *codec.PayloadError
+		input    *worker.InputError
+		function *worker.FunctionError
+		version  *worker.VersionError
+		queue    *worker.QueueFullError
+		panicked *worker.PanicError
+		limit    *spool.LimitError
+		budget   *spool.BudgetError
+		disk     *spool.DiskFullError
+	)
+	switch {
+	case err == nil:
+		return nil
+	case errors.As(err, &wire):
+		return wire
+	case errors.As(err, &payload):
+		return connect.NewError(connect.CodeInvalidArgument, payload)
+	case errors.As(err, &input):
+		return connect.NewError(connect.CodeInvalidArgument, input)
+	case errors.As(err, &function):
+		return connect.NewError(connect.CodeUnimplemented, function)
+	case errors.As(err, &version):
+		return connect.NewError(connect.CodeNotFound, version)
+	case errors.As(err, &queue):
+		return retryable(connect.CodeResourceExhausted, queue, queue.RetryAfter)
+	case errors.As(err, &panicked):
+		log.Error("function panicked", "func", panicked.Func, "panic", panicked.Value, "stack", string(panicked.Stack))
+		return connect.NewError(connect.CodeInternal, errors.New("the function "+panicked.Func+" panicked; the pod's log says where"))
+	case errors.As(err, &limit):
+		return connect.NewError(connect.CodeResourceExhausted, limit)
+	case errors.As(err, &budget):
+		return retryable(connect.CodeResourceExhausted, budget, retrySpool)
+	case errors.As(err, &disk):
+		log.Error("disk full", "err", disk.Unwrap())
+		return retryable(connect.CodeResourceExhausted, disk, retrySpool)
+	case errors.Is(err, job.ErrExists):
+		return connect.NewError(connect.CodeAlreadyExists, err)
+	case errors.Is(err, job.ErrDraining), errors.Is(err, job.ErrShutdown), errors.Is(err, worker.ErrClosed):
+		return retryable(connect.CodeUnavailable, err, time.Second)
+	case errors.Is(err, context.DeadlineExceeded):
+		return connect.NewError(connect.CodeDeadlineExceeded, errors.New("the deadline of the call has passed"))
+	case errors.Is(err, context.Canceled):
+		return connect.NewError(connect.CodeCanceled, errors.New("the call was canceled"))
+	}
+	log.Error("internal error", "err", err)
+	return connect.NewError(connect.CodeInternal, errors.New("internal error; the pod's log has the cause"))
+}
+
+// retryable is an error with google.rpc.RetryInfo.
+func retryable(code connect.Code, err error, after time.Duration) *connect.Error {
+	e := connect.NewError(code, err)
+	if detail, derr := connect.NewErrorDetail(&errdetails.RetryInfo{RetryDelay: durationpb.New(after)}); derr == nil {
+		e.AddDetail(detail)
+	}
+	return e
+}

@@ -1,0 +1,144 @@
+package service
+
+import (
+	"bytes"
+	"errors"
+	"io"
+	"net"
+	"runtime"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/net/http2"
+	"golang.org/x/net/http2/hpack"
+
+	"github.com/aipod/aipod/gen/ai/aiconnect"
+	"github.com/aipod/aipod/internal/transport"
+)
+
+// A frameConn speaks HTTP/2 frame by frame.
+type frameConn struct {
+	net.Conn
+	*http2.Framer
+	head bytes.Buffer
+	hpk  *hpack.Encoder
+	next uint32 // id of the next stream
+}
+
+func dialFrames(t testing.TB, url string) *frameConn {
+	t.Helper()
+	conn, err := net.Dial("tcp", strings.TrimPrefix(url, "http://"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := &frameConn{Conn: conn, Framer: http2.NewFramer(conn, conn), next: 1}
+	c.hpk = hpack.NewEncoder(&c.head)
+	if _, err := io.WriteString(conn, http2.ClientPreface); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.WriteSettings(); err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+// open sends the headers of a chaos call and returns the stream's id.
+func (c *frameConn) open(t testing.TB, fn string, end bool) (uint32, error) {
+	t.Helper()
+	c.head.Reset()
+	for _, f := range []hpack.HeaderField{
+		{Name: ":method", Value: "POST"},
+		{Name: ":scheme", Value: "http"},
+		{Name: ":authority", Value: "pod"},
+		{Name: ":path", Value: aiconnect.AIChaosProcedure},
+		{Name: "content-type", Value: "application/grpc"},
+		{Name: "te", Value: "trailers"},
+		{Name: headerFunc, Value: fn},
+	} {
+		if err := c.hpk.WriteField(f); err != nil {
+			t.Fatal(err)
+		}
+	}
+	id := c.next
+	c.next += 2
+	return id, c.WriteHeaders(http2.HeadersFrameParam{
+		StreamID: id, BlockFragment: c.head.Bytes(), EndHeaders: true, EndStream: end,
+	})
+}
+
+// 10,000 streams that are opened and reset, in bursts: net/http may end a
+// connection that does this (ENHANCE_YOUR_CALM), but nothing stays behind and
+// others are served.
+func TestEmptyStreamsOpenedAndReset(t *testing.T) {
+	tp := startPod(t, nil)
+	before := runtime.NumGoroutine()
+	const streams = 10_000
+	var c *frameConn
+	hangUp := func() {
+		if c != nil {
+			_ = c.Close() // the server may have closed it already
+		}
+		c = nil
+	}
+	conns := 0
+	for n := range streams {
+		if c == nil {
+			c = dialFrames(t, tp.url)
+			conns++
+			go io.Copy(io.Discard, c.Conn) //nolint:errcheck // ends with the connection
+		}
+		id, err := c.open(t, "hello", n%2 == 0)
+		if err == nil && n%3 != 0 {
+			err = c.WriteRSTStream(id, http2.ErrCodeCancel)
+		}
+		if err == nil && n%1000 == 999 {
+			time.Sleep(10 * time.Millisecond)
+			err = c.WritePing(false, [8]byte{})
+		}
+		if err != nil { // the server had enough of us
+			hangUp()
+		}
+	}
+	t.Logf("%d streams over %d connections", streams, conns)
+	if r, err := chaos(t.Context(), tp.client(t, transport.GRPC), "hello", []byte("{}")); err != nil {
+		t.Errorf("another caller meanwhile: %q, %v", r.result, err)
+	}
+	hangUp()
+	eventually(t, "goroutines are left", func() (any, bool) {
+		n := runtime.NumGoroutine()
+		return n, n <= before+10 // those of the other caller's connection
+	})
+}
+
+// A client that is there but doesn't read must not keep the pod from sending
+// heartbeats to others, nor from noticing that it left.
+func TestSlowReader(t *testing.T) {
+	tp := startPod(t, nil)
+	c := dialFrames(t, tp.url)
+	if err := c.WriteSettings(http2.Setting{ID: http2.SettingInitialWindowSize, Val: 0}); err != nil {
+		t.Fatal(err)
+	}
+	id, err := c.open(t, "wait", false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	// One message, the kwargs: 5 bytes of envelope, then field 1 of ai.Raw.
+	if err := c.WriteData(id, true, []byte("\x00\x00\x00\x00\x04\x0a\x02{}")); err != nil {
+		t.Fatal(err)
+	}
+	// With a window of 0 the first heartbeat is stuck already; the job runs all
+	// the same.
+	<-tp.model.started
+	if r, err := chaos(t.Context(), tp.client(t, transport.GRPC), "hello", []byte("{}")); err != nil {
+		t.Errorf("another caller: %q, %v", r.result, err)
+	}
+	if err := c.Close(); err != nil && !errors.Is(err, net.ErrClosed) {
+		t.Error(err)
+	}
+	select {
+	case <-tp.model.gone:
+	case <-time.After(5 * time.Second):
+		t.Error("the function was not told that the client left")
+	}
+}

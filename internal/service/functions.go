@@ -1,0 +1,21 @@
+package service
+
+import (
+	"context"
+
+	"connectrpc.com/connect"
+
+	aipodv1 "github.com/aipod/aipod/gen/aipod/v1"
+)
+
+// jobHandler is the service aipod.v1.JobService.
+type jobHandler struct{ pod *Pod }
+
+func (h *jobHandler) ListFunctions(context.Context, *connect.Request[aipodv1.ListFunctionsRequest]) (*connect.Response[aipodv1.ListFunctionsResponse], error) {
+	d := h.pod.pool.Describe()
+	res := &aipodv1.ListFunctionsResponse{Model: d.Model, Versions: d.Versions}
+	for _, f := range d.Functions {
+		res.Functions = append(res.Functions, &aipodv1.Function{Name: f.Name, Doc: f.Doc})
+	}
+	return connect.NewResponse(res), nil
+}

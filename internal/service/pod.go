@@ -1,0 +1,228 @@
+// Package service is the pod as its callers see it: the handlers of its RPC
+// services, what the wire says in terms of jobs and back, the one table from
+// errors to codes, health, reflection, and the pod's life from start to drain.
+//
+// It holds no job state of its own: a stream is a view of a job.
+//
+// A Pod is safe for concurrent use. Each handler's goroutine is the only sender
+// of its stream.
+package service
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"time"
+
+	"connectrpc.com/connect"
+	"connectrpc.com/grpchealth"
+	"connectrpc.com/grpcreflect"
+	"github.com/gofrs/flock"
+
+	"github.com/aipod/aipod/gen/ai/aiconnect"
+	"github.com/aipod/aipod/gen/aipod/v1/aipodv1connect"
+	"github.com/aipod/aipod/internal/job"
+	"github.com/aipod/aipod/internal/spool"
+	"github.com/aipod/aipod/internal/transport"
+	"github.com/aipod/aipod/internal/worker"
+)
+
+// Config is what a Pod needs. Model and DataDir are required.
+type Config struct {
+	Model worker.Model
+	// DataDir holds the spool and a lock: one pod a directory.
+	DataDir string
+
+	// Heartbeat is the longest silence in an answer, default 1s; callers
+	// override it with x-heartbeat.
+	Heartbeat time.Duration
+	// MaxPayload is the largest input or output of a job in bytes, default no
+	// limit but the spool's budget.
+	MaxPayload int64
+	// MaxMessage is the largest single message in bytes, default 64 MiB.
+	MaxMessage int
+	// SpoolBudget is the most bytes that all payloads together may take, default
+	// no limit but the disk.
+	SpoolBudget int64
+	// Pool sizes the worker pool; see worker.Config.
+	Pool worker.Config
+
+	// DrainDelay is how long a pod that was told to stop still takes calls while
+	// health says NOT_SERVING, default 0: the time that proxies need to notice.
+	DrainDelay time.Duration
+	// DrainTimeout is how long it then waits for running jobs, default 30s.
+	DrainTimeout time.Duration
+
+	// Transport tunes HTTP; see transport.ServerConfig. ConnContext and Logger
+	// are set by the pod.
+	Transport transport.ServerConfig
+	// TLSCert and TLSKey are PEM files; without them the pod serves plain text.
+	TLSCert, TLSKey string
+
+	// Logger takes what the pod has to say, default slog.Default().
+	Logger *slog.Logger
+}
+
+const chaosProcedure = aiconnect.AIChaosProcedure
+
+// services are those that health and reflection know.
+var services = []string{aiconnect.AIName, aipodv1connect.JobServiceName}
+
+// A Pod serves one model.
+type Pod struct {
+	cfg    Config
+	log    *slog.Logger
+	lock   *flock.Flock
+	spool  *spool.Spool
+	pool   *worker.Pool
+	table  *job.Table
+	health *grpchealth.StaticChecker
+	mux    http.Handler
+}
+
+// Open makes a pod that is ready to Serve. Close it, unless Serve is called.
+func Open(cfg Config) (*Pod, error) {
+	cfg.Heartbeat = cmp.Or(cfg.Heartbeat, time.Second)
+	cfg.MaxMessage = cmp.Or(cfg.MaxMessage, 64<<20)
+	cfg.DrainTimeout = cmp.Or(cfg.DrainTimeout, 30*time.Second)
+	if cfg.Logger == nil {
+		cfg.Logger = slog.Default()
+	}
+	switch {
+	case cfg.Model == nil:
+		return nil, errors.New("open pod: no model given")
+	case cfg.DataDir == "":
+		return nil, errors.New("open pod: no data directory given")
+	case cfg.Heartbeat < minHeartbeat || cfg.Heartbeat > maxHeartbeat:
+		return nil, fmt.Errorf("open pod: the heartbeat is %v: give %v to %v", cfg.Heartbeat, minHeartbeat, maxHeartbeat)
+	case (cfg.TLSCert == "") != (cfg.TLSKey == ""):
+		return nil, errors.New("open pod: a TLS certificate needs its key and the key its certificate: give both files")
+	}
+	if err := os.MkdirAll(cfg.DataDir, 0o700); err != nil {
+		return nil, fmt.Errorf("open pod: %w", err)
+	}
+	lock := flock.New(filepath.Join(cfg.DataDir, "lock"))
+	switch locked, err := lock.TryLock(); {
+	case err != nil:
+		return nil, fmt.Errorf("open pod: lock data directory: %w", err)
+	case !locked:
+		return nil, fmt.Errorf("open pod: another pod uses the data directory %s: stop it or choose another one", cfg.DataDir)
+	}
+	p := &Pod{cfg: cfg, log: cfg.Logger, lock: lock}
+	var err error
+	p.spool, err = spool.Open(spool.Config{Dir: filepath.Join(cfg.DataDir, "spool"), Budget: cfg.SpoolBudget})
+	if err != nil {
+		return nil, errors.Join(err, lock.Unlock())
+	}
+	cfg.Pool.Logger = cfg.Logger
+	p.pool = worker.NewPool(cfg.Model, cfg.Pool)
+	p.table = job.NewTable(job.Config{
+		Spool: p.spool, Runner: p.pool, MaxPayload: cfg.MaxPayload, Logger: cfg.Logger,
+	})
+	p.health = grpchealth.NewStaticChecker(services...)
+	p.setHealth(grpchealth.StatusServing)
+	p.mux = p.routes()
+	return p, nil
+}
+
+func (p *Pod) routes() http.Handler {
+	mux := http.NewServeMux()
+	opts := HandlerOptions(p.log)
+	mux.Handle(transport.Bulk(func(more ...connect.HandlerOption) (string, http.Handler) {
+		return aiconnect.NewAIHandler(&aiHandler{p}, more...)
+	}, append(opts, connect.WithReadMaxBytes(p.cfg.MaxMessage))...))
+	// Requests outside of ai.AI are small.
+	opts = append(opts, connect.WithReadMaxBytes(4<<20))
+	mux.Handle(aipodv1connect.NewJobServiceHandler(&jobHandler{p}, opts...))
+	mux.Handle(grpchealth.NewHandler(p.health, opts...))
+	reflector := grpcreflect.NewStaticReflector(append(services,
+		grpchealth.HealthV1ServiceName, grpcreflect.ReflectV1ServiceName, grpcreflect.ReflectV1AlphaServiceName)...)
+	mux.Handle(grpcreflect.NewHandlerV1(reflector, opts...))
+	mux.Handle(grpcreflect.NewHandlerV1Alpha(reflector, opts...))
+	return transport.Middleware(mux)
+}
+
+func (p *Pod) setHealth(status grpchealth.Status) {
+	for _, service := range append([]string{""}, services...) {
+		p.health.SetStatus(service, status)
+	}
+}
+
+// Handler is the whole pod as an http.Handler, for servers other than Serve's.
+func (p *Pod) Handler() http.Handler { return p.mux }
+
+// Spool tells what the pod's jobs hold now.
+func (p *Pod) Spool() spool.Usage { return p.spool.Usage() }
+
+// goodbye is how long connections have to close after the last job: long enough
+// for answers that are on their way, short enough for whoever waits.
+const goodbye = time.Second
+
+// Serve serves on the listener until ctx ends, then drains: health says
+// NOT_SERVING; after DrainDelay new calls get UNAVAILABLE; running ones finish,
+// for at most DrainTimeout. The error is nil when the pod was drained, also when
+// jobs were cut off.
+func (p *Pod) Serve(ctx context.Context, ln net.Listener) error {
+	cfg := p.cfg.Transport
+	cfg.ConnContext, cfg.Logger = withBeats, p.log
+	server := transport.NewServer(cfg, p.mux)
+	served := make(chan error, 1)
+	go func() {
+		if p.cfg.TLSCert != "" {
+			served <- server.ServeTLS(ln, p.cfg.TLSCert, p.cfg.TLSKey)
+			return
+		}
+		served <- server.Serve(ln)
+	}()
+	p.log.Info("listening", "addr", ln.Addr().String(), "model", p.pool.Describe().Model)
+	select {
+	case err := <-served:
+		return errors.Join(fmt.Errorf("serve: %w", err), p.Close())
+	case <-ctx.Done():
+	}
+	p.drain()
+	bye, cancel := context.WithTimeout(context.Background(), goodbye)
+	defer cancel()
+	if err := server.Shutdown(bye); err != nil {
+		// What is still open after this waits for nothing that will come.
+		p.log.Debug("closing connections", "err", err)
+		_ = server.Close()
+	}
+	err := p.Close()
+	if serr := <-served; !errors.Is(serr, http.ErrServerClosed) {
+		err = errors.Join(err, fmt.Errorf("serve: %w", serr))
+	}
+	p.log.Info("stopped")
+	return err
+}
+
+func (p *Pod) drain() {
+	p.setHealth(grpchealth.StatusNotServing)
+	p.log.Info("draining", "jobs", p.table.Len(), "delay", p.cfg.DrainDelay, "timeout", p.cfg.DrainTimeout)
+	if p.cfg.DrainDelay > 0 {
+		time.Sleep(p.cfg.DrainDelay)
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), p.cfg.DrainTimeout)
+	defer cancel()
+	if err := p.table.Drain(ctx); err != nil {
+		p.log.Warn("drain timeout", "err", err)
+	}
+}
+
+// Close releases the model's instances and the data directory. Functions that
+// still run have the time of goodbye.
+func (p *Pod) Close() error {
+	ctx, cancel := context.WithTimeout(context.Background(), goodbye/4)
+	defer cancel()
+	err := p.pool.Close(ctx)
+	if err != nil {
+		p.log.Warn("functions cut off", "err", err)
+	}
+	return p.lock.Unlock()
+}
