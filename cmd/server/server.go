@@ -1,0 +1,185 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/lmittmann/tint"
+	"github.com/spf13/cobra"
+	"golang.org/x/term"
+
+	"github.com/aipod/aipod/internal/flagenv"
+	"github.com/aipod/aipod/internal/service"
+	"github.com/aipod/aipod/internal/tabular"
+)
+
+// The exit codes.
+const (
+	exitOK     = 0
+	exitFailed = 1
+	exitUsage  = 2
+	exitForced = 130 // a second signal
+)
+
+// options are the flags.
+type options struct {
+	listen      string
+	model       string
+	logFormat   string
+	logLevel    string
+	maxPayload  flagenv.Size
+	maxMessage  flagenv.Size
+	spoolBudget flagenv.Size
+	streamWin   flagenv.Size
+	connWin     flagenv.Size
+	pod         service.Config
+}
+
+// run is the whole command; it returns the exit code.
+func run(args []string, env func(string) (string, bool), stderr io.Writer) int {
+	opts := options{
+		maxMessage: 64 << 20,
+		streamWin:  8 << 20,
+		connWin:    16 << 20,
+	}
+	code := exitOK
+	cmd := &cobra.Command{
+		Use:   "server [flags]",
+		Short: "A pod: it moves payloads of any size to a model's functions, and results back",
+		Long: `A pod: it moves payloads of any size to a model's functions, and results back.
+
+It speaks gRPC, gRPC-Web and Connect on one port. SIGTERM, SIGINT and SIGHUP
+drain it: running jobs finish, new ones are refused; a second signal ends it at
+once.`,
+		Example: `  server
+  server --listen 0.0.0.0:50051 --data-dir /var/lib/aipod
+  server --tls-cert cert.pem --tls-key key.pem
+  AIPOD_LISTEN=127.0.0.1:0 server --log-format json`,
+		Args:          cobra.NoArgs,
+		SilenceErrors: true,
+		SilenceUsage:  true,
+	}
+	f := cmd.Flags()
+	f.StringVar(&opts.listen, "listen", "127.0.0.1:50051", "address to listen on; port 0 takes a free one, which the log line \"listening\" names")
+	f.StringVar(&opts.pod.DataDir, "data-dir", "aipod-data", "directory for payloads and trained versions; one pod a directory")
+	f.StringVar(&opts.model, "model", "tabular", "the built-in model to serve: tabular")
+	f.IntVar(&opts.pod.Pool.Instances, "instances", 2, "model instances loaded at once, over all versions")
+	f.IntVar(&opts.pod.Pool.Slots, "slots", 4, "calls that run at once in one instance")
+	f.IntVar(&opts.pod.Pool.Queue, "queue", 1000, "calls that may wait for a slot; -1 for none")
+	f.DurationVar(&opts.pod.Heartbeat, "heartbeat", time.Second, "longest silence in an answer, 200ms to 30s")
+	f.Var(&opts.maxPayload, "max-payload", "largest payload and largest output; 0 for no limit but the spool's")
+	f.Var(&opts.maxMessage, "max-message", "largest single message of ai.AI")
+	f.Var(&opts.spoolBudget, "spool-budget", "most disk that all payloads together may take; 0 for no limit but the disk")
+	f.DurationVar(&opts.pod.DrainTimeout, "drain-timeout", 30*time.Second, "how long running jobs may go on after SIGTERM")
+	f.DurationVar(&opts.pod.DrainDelay, "drain-delay", 0, "how long new calls are still taken after SIGTERM, while health says NOT_SERVING")
+	f.DurationVar(&opts.pod.Transport.PingInterval, "ping-interval", 5*time.Second, "silence on a connection before an HTTP/2 PING")
+	f.DurationVar(&opts.pod.Transport.PingTimeout, "ping-timeout", 120*time.Second, "how long the answer to a PING may take")
+	f.Var(&opts.streamWin, "stream-window", "HTTP/2 receive window of a stream")
+	f.Var(&opts.connWin, "conn-window", "HTTP/2 receive window of a connection")
+	f.StringVar(&opts.pod.TLSCert, "tls-cert", "", "PEM file with the certificate; with --tls-key")
+	f.StringVar(&opts.pod.TLSKey, "tls-key", "", "PEM file with the key")
+	f.StringVar(&opts.logFormat, "log-format", "auto", "auto, text or json; auto is text on a terminal")
+	f.StringVar(&opts.logLevel, "log-level", "info", "debug, info, warn or error")
+	apply := flagenv.Bind(f, "AIPOD", env)
+	cmd.RunE = func(*cobra.Command, []string) error {
+		if err := apply(); err != nil {
+			return err
+		}
+		log, err := newLogger(stderr, opts.logFormat, opts.logLevel)
+		if err != nil {
+			return err
+		}
+		code = serve(opts, log)
+		return nil
+	}
+	cmd.SetArgs(args)
+	cmd.SetErr(stderr)
+	if err := cmd.Execute(); err != nil {
+		fmt.Fprintf(stderr, "server: %v; see server --help\n", err)
+		return exitUsage
+	}
+	return code
+}
+
+// serve runs the pod until a signal has drained it.
+func serve(opts options, log *slog.Logger) int {
+	err := func() error {
+		cfg := opts.pod
+		cfg.MaxPayload = int64(opts.maxPayload)
+		cfg.MaxMessage = int(opts.maxMessage)
+		cfg.SpoolBudget = int64(opts.spoolBudget)
+		cfg.Transport.StreamWindow = int(opts.streamWin)
+		cfg.Transport.ConnWindow = int(opts.connWin)
+		cfg.Logger = log
+		if opts.model != "tabular" {
+			return fmt.Errorf("unknown model %q: the built-in one is tabular", opts.model)
+		}
+		model, err := tabular.Open(filepath.Join(cfg.DataDir, "versions"))
+		if err != nil {
+			return err
+		}
+		cfg.Model = model
+		pod, err := service.Open(cfg)
+		if err != nil {
+			return err
+		}
+		ln, err := net.Listen("tcp", opts.listen)
+		if err != nil {
+			return errors.Join(fmt.Errorf("listen on %s: %w", opts.listen, err), pod.Close())
+		}
+		ctx, cancel := context.WithCancel(context.Background())
+		defer cancel()
+		go onSignals(log, cancel)
+		return pod.Serve(ctx, ln)
+	}()
+	if err != nil {
+		log.Error("the pod did not run", "err", err)
+		return exitFailed
+	}
+	return exitOK
+}
+
+// onSignals drains the pod on the first signal and ends the process on the
+// second, for people who don't want to wait. It never returns.
+func onSignals(log *slog.Logger, drain func()) {
+	signals := make(chan os.Signal, 2)
+	signal.Notify(signals, stopSignals...)
+	log.Info("signal received", "signal", (<-signals).String())
+	drain()
+	log.Warn("second signal, not waiting any longer", "signal", (<-signals).String())
+	os.Exit(exitForced)
+}
+
+func newLogger(w io.Writer, format, level string) (*slog.Logger, error) {
+	var l slog.Level
+	if err := l.UnmarshalText([]byte(strings.ToUpper(level))); err != nil {
+		return nil, fmt.Errorf("unknown --log-level %q: choose debug, info, warn or error", level)
+	}
+	file, isFile := w.(*os.File)
+	terminal := isFile && term.IsTerminal(int(file.Fd()))
+	switch format {
+	case "auto":
+	case "text":
+		terminal = true
+	case "json":
+		terminal = false
+	default:
+		return nil, fmt.Errorf("unknown --log-format %q: choose auto, text or json", format)
+	}
+	if !terminal {
+		return slog.New(slog.NewJSONHandler(w, &slog.HandlerOptions{Level: l})), nil
+	}
+	_, noColor := os.LookupEnv("NO_COLOR")
+	return slog.New(tint.NewTextHandler(w, &tint.Options{
+		Level: l, TimeFormat: time.TimeOnly, NoColor: noColor || !isFile || !term.IsTerminal(int(file.Fd())),
+	})), nil
+}
