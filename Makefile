@@ -1,0 +1,88 @@
+# aipod: `make help` lists what there is.
+SHELL := /bin/bash -euo pipefail
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := help
+
+# Pinned tools, built from the Go module proxy into .tools.
+TOOLS := $(CURDIR)/.tools
+export PATH := $(TOOLS):$(PATH)
+BUF := $(TOOLS)/buf-v1.75.0
+PROTOC_GEN_GO := $(TOOLS)/protoc-gen-go-v1.36.12
+PROTOC_GEN_CONNECT_GO := $(TOOLS)/protoc-gen-connect-go-v1.21.1
+GOLANGCI_LINT := $(TOOLS)/golangci-lint-v2.15.0
+GRPCURL := $(TOOLS)/grpcurl-v1.9.4
+CONFORMANCE := $(TOOLS)/connectconformance-v1.0.7
+
+.PHONY: help
+help: ## Show this help
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  %-16s %s\n", $$1, $$2 }'
+
+.PHONY: test
+test: lint generate-check unit cross e2e ## Install what is needed and run all checks and tests
+
+.PHONY: unit
+unit: ## Run the Go tests with the race detector
+	go test -race ./...
+	go test -count 1 -run 'Allocations|Memory' ./...
+
+.PHONY: lint
+lint: $(BUF) $(GOLANGCI_LINT) ## gofmt, go vet, golangci-lint, buf lint, buf breaking
+	test -z "$$(gofmt -l $$(git ls-files '*.go'))" || { gofmt -d $$(git ls-files '*.go'); exit 1; }
+	go vet ./...
+	go vet -tags e2e ./e2e/...
+	golangci-lint run ./...
+	golangci-lint run --build-tags e2e ./e2e/...
+	buf lint
+	./proto/breaking.sh
+
+.PHONY: generate
+generate: $(BUF) $(PROTOC_GEN_GO) $(PROTOC_GEN_CONNECT_GO) ## Generate gen/ from proto/
+	buf generate
+
+.PHONY: generate-check
+generate-check: $(BUF) $(PROTOC_GEN_GO) $(PROTOC_GEN_CONNECT_GO) ## Check that gen/ is what proto/ says
+	rm -rf .tools/gen && buf generate --output .tools
+	diff -r gen .tools/gen || { echo "gen/ is not current: run make generate and commit it" >&2; exit 1; }
+
+.PHONY: cross
+cross: ## Compile for the platforms that are supported
+	for p in linux/amd64 linux/arm64 darwin/arm64 windows/amd64; do \
+	  echo "$$p"; GOOS=$${p%/*} GOARCH=$${p#*/} CGO_ENABLED=0 go build -o /dev/null ./cmd/...; done
+
+.PHONY: e2e
+e2e: $(GRPCURL) $(CONFORMANCE) ## Run the pod against real clients, proxies and the conformance suite
+	./e2e/install.sh
+	go test -tags e2e -count 1 -timeout 20m ./e2e/
+	./e2e/conformance/run.sh
+
+.PHONY: fuzz
+fuzz: ## Fuzz each target for 30 seconds
+	./internal/codec/fuzz.sh 30s
+
+.PHONY: bench
+bench: ## Run the Go benchmarks
+	go test -run '^$$' -bench . -benchmem ./...
+
+.PHONY: clean
+clean: ## Remove the tools and what the tests made
+	rm -rf .tools bin e2e/artifacts e2e/node/node_modules
+
+# install builds a pinned tool and gives it its plain name, too.
+define install
+	GOBIN=$(TOOLS) go install $(1)@$(2)
+	mv $(TOOLS)/$(notdir $(1)) $@
+	ln -sf $(notdir $@) $(TOOLS)/$(notdir $(1))
+endef
+
+$(BUF):
+	$(call install,github.com/bufbuild/buf/cmd/buf,v1.75.0)
+$(PROTOC_GEN_GO):
+	$(call install,google.golang.org/protobuf/cmd/protoc-gen-go,v1.36.12)
+$(PROTOC_GEN_CONNECT_GO):
+	$(call install,connectrpc.com/connect/cmd/protoc-gen-connect-go,v1.21.1)
+$(GOLANGCI_LINT):
+	$(call install,github.com/golangci/golangci-lint/v2/cmd/golangci-lint,v2.15.0)
+$(GRPCURL):
+	$(call install,github.com/fullstorydev/grpcurl/cmd/grpcurl,v1.9.4)
+$(CONFORMANCE):
+	$(call install,connectrpc.com/conformance/cmd/connectconformance,v1.0.7)
