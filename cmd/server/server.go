@@ -9,7 +9,6 @@ import (
 	"net"
 	"os"
 	"os/signal"
-	"path/filepath"
 	"strings"
 	"time"
 
@@ -20,6 +19,7 @@ import (
 	"github.com/aipod/aipod/internal/flagenv"
 	"github.com/aipod/aipod/internal/service"
 	"github.com/aipod/aipod/internal/tabular"
+	"github.com/aipod/aipod/internal/worker"
 )
 
 // The exit codes.
@@ -123,11 +123,16 @@ func serve(opts options, log *slog.Logger) int {
 		if opts.model != "tabular" {
 			return fmt.Errorf("unknown model %q: the built-in one is tabular", opts.model)
 		}
-		model, err := tabular.Open(filepath.Join(cfg.DataDir, "versions"))
-		if err != nil {
-			return err
+		cfg.OpenModel = func(dir string) (worker.Model, error) {
+			model, err := tabular.Open(dir)
+			if err != nil {
+				return nil, err
+			}
+			for _, v := range model.SetAside() {
+				log.Warn("version set aside, it can't be used", "file", v.Path, "err", v.Err)
+			}
+			return model, nil
 		}
-		cfg.Model = model
 		pod, err := service.Open(cfg)
 		if err != nil {
 			return err

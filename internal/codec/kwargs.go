@@ -76,7 +76,8 @@ func ParseKwargs(first []byte) (Kwargs, error) {
 	if err != nil {
 		return Kwargs{}, err
 	}
-	k.JSON = append(kept, '}')
+	kept = append(kept, '}')
+	k.JSON = kept
 	return k, nil
 }
 

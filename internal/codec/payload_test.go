@@ -131,7 +131,7 @@ func TestDecoderByteByByte(t *testing.T) {
 func boundaries(wire []byte) map[int]bool {
 	ends := map[int]bool{0: true}
 	var f frames
-	for at := 0; at < len(wire); at++ {
+	for at := range wire {
 		if _, _, err := f.next(wire[at : at+1]); err != nil {
 			panic(err)
 		}

@@ -6,6 +6,7 @@
 package flagenv
 
 import (
+	"errors"
 	"fmt"
 	"strings"
 
@@ -71,7 +72,8 @@ func set(fs *pflag.FlagSet, f *pflag.Flag, value string) error {
 // cause is the error of the flag's value alone: pflag's own text names the flag,
 // which the user has not typed.
 func cause(err error) error {
-	if invalid, ok := err.(*pflag.InvalidValueError); ok {
+	var invalid *pflag.InvalidValueError
+	if errors.As(err, &invalid) {
 		return invalid.Unwrap()
 	}
 	return err

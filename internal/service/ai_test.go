@@ -530,7 +530,10 @@ func TestDrainTimeout(t *testing.T) {
 func TestTwoPodsCannotShareADataDirectory(t *testing.T) {
 	dir := t.TempDir()
 	startPod(t, func(cfg *Config) { cfg.DataDir = dir })
-	if _, err := Open(Config{Model: newTestModel(), DataDir: dir}); err == nil || !strings.Contains(err.Error(), "another pod uses") {
+	if _, err := Open(Config{OpenModel: func(string) (worker.Model, error) {
+		t.Error("the model was opened in a directory that is not ours")
+		return newTestModel(), nil
+	}, DataDir: dir}); err == nil || !strings.Contains(err.Error(), "another pod uses") {
 		t.Errorf("got %v", err)
 	}
 }
@@ -566,7 +569,7 @@ func TestHTTP1(t *testing.T) {
 		if err != nil {
 			t.Error(err)
 		}
-		if res.ProtoMajor != 1 || res.StatusCode != http.StatusOK || res.Header.Get(headerJob) == "" {
+		if res.Proto != "HTTP/1.1" || res.StatusCode != http.StatusOK || res.Header.Get(headerJob) == "" {
 			t.Errorf("%s: %s %s %v", contentType, res.Proto, res.Status, res.Header)
 		}
 		if !bytes.Contains(answer, []byte(codec.Pong)) || !bytes.Contains(answer, []byte(digest(payload))) {

@@ -33,10 +33,13 @@ import (
 	"github.com/aipod/aipod/internal/worker"
 )
 
-// Config is what a Pod needs. Model and DataDir are required.
+// Config is what a Pod needs. OpenModel and DataDir are required.
 type Config struct {
-	Model worker.Model
-	// DataDir holds the spool and a lock: one pod a directory.
+	// OpenModel makes the model that the pod serves. dir is a directory below
+	// DataDir that is the model's own, and the pod's alone: it is locked.
+	OpenModel func(dir string) (worker.Model, error)
+	// DataDir holds the spool, the model's directory and a lock: one pod a
+	// directory.
 	DataDir string
 
 	// Heartbeat is the longest silence in an answer, default 1s; callers
@@ -95,7 +98,7 @@ func Open(cfg Config) (*Pod, error) {
 		cfg.Logger = slog.Default()
 	}
 	switch {
-	case cfg.Model == nil:
+	case cfg.OpenModel == nil:
 		return nil, errors.New("open pod: no model given")
 	case cfg.DataDir == "":
 		return nil, errors.New("open pod: no data directory given")
@@ -120,8 +123,12 @@ func Open(cfg Config) (*Pod, error) {
 	if err != nil {
 		return nil, errors.Join(err, lock.Unlock())
 	}
+	model, err := cfg.OpenModel(filepath.Join(cfg.DataDir, "versions"))
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("open model: %w", err), lock.Unlock())
+	}
 	cfg.Pool.Logger = cfg.Logger
-	p.pool = worker.NewPool(cfg.Model, cfg.Pool)
+	p.pool = worker.NewPool(model, cfg.Pool)
 	p.table = job.NewTable(job.Config{
 		Spool: p.spool, Runner: p.pool, MaxPayload: cfg.MaxPayload, Logger: cfg.Logger,
 	})

@@ -156,7 +156,7 @@ func startPod(t testing.TB, change func(*Config)) *testPod {
 	goroutines := runtime.NumGoroutine()
 	tp := &testPod{model: newTestModel(), log: new(syncBuffer)}
 	cfg := Config{
-		Model:        tp.model,
+		OpenModel:    func(string) (worker.Model, error) { return tp.model, nil },
 		DataDir:      t.TempDir(),
 		Heartbeat:    minHeartbeat,
 		DrainTimeout: 5 * time.Second,

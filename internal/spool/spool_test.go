@@ -247,13 +247,14 @@ func TestLimit(t *testing.T) {
 					rest = rest[k:]
 				}
 				var over *LimitError
-				if n <= limit {
+				switch {
+				case n <= limit:
 					if err != nil || w.Size() != int64(n) {
 						t.Errorf("%d bytes by %d: size %d, %v", n, cut, w.Size(), err)
 					}
-				} else if !errors.As(err, &over) || over.Limit != limit || err.Error() != "payload is larger than the limit of 100 B" {
+				case !errors.As(err, &over) || over.Limit != limit || err.Error() != "payload is larger than the limit of 100 B":
 					t.Errorf("%d bytes by %d: %v", n, cut, err)
-				} else {
+				default:
 					wantSticky(t, w, err)
 				}
 				discard(t, w)

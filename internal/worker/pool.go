@@ -285,6 +285,7 @@ func (p *Pool) leastBusy(version string, reserved map[*instance]bool) *instance 
 // load starts loading an instance if there is room or an idle instance of
 // another version that can make room. p.mu is held.
 func (p *Pool) load(version string) *instance {
+	var evicted *instance
 	if len(p.instances) >= p.cfg.Instances {
 		i := slices.IndexFunc(p.instances, func(inst *instance) bool {
 			return inst.version != version && inst.loaded != nil && inst.busy == 0
@@ -292,13 +293,15 @@ func (p *Pool) load(version string) *instance {
 		if i < 0 {
 			return nil
 		}
-		evicted := p.instances[i]
+		evicted = p.instances[i]
 		p.instances = slices.Delete(p.instances, i, i+1)
-		p.wg.Go(func() { p.closeInstance(evicted) })
 	}
 	inst := &instance{version: version}
 	p.instances = append(p.instances, inst)
 	p.wg.Go(func() {
+		if evicted != nil { // first, so that both are never in memory
+			p.closeInstance(evicted)
+		}
 		loaded, err := p.loadModel(version)
 		p.loadEnded(inst, loaded, err)
 	})

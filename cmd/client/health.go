@@ -1,0 +1,69 @@
+package main
+
+import (
+	"context"
+	"fmt"
+
+	"connectrpc.com/connect"
+	"connectrpc.com/grpchealth"
+	"github.com/spf13/cobra"
+)
+
+func (a *app) healthCommand() *cobra.Command {
+	var dial dialFlags
+	cmd := &cobra.Command{
+		Use:   "health [SERVICE]",
+		Short: "Ask whether the pod takes calls",
+		Long: `Ask whether the pod, or one of its services, takes calls: grpc.health.v1.
+
+Prints SERVING and exits 0, or NOT_SERVING and exits 1: the pod drains. A pod
+that does not answer is exit 3.`,
+		Example: `  client health
+  client health ai.AI --addr https://pod.example
+  until client health; do sleep 1; done`,
+		Args: func(cmd *cobra.Command, args []string) error {
+			if len(args) > 1 {
+				return usagef("%q is one argument too many: see %s --help", args[1], cmd.CommandPath())
+			}
+			return nil
+		},
+	}
+	dial.register(cmd.Flags())
+	return a.finish(cmd, func(ctx context.Context, args []string) error {
+		c, err := dial.open()
+		if err != nil {
+			return err
+		}
+		defer c.close()
+		service := ""
+		if len(args) == 1 {
+			service = args[0]
+		}
+		return a.health(ctx, c, service)
+	})
+}
+
+func (a *app) health(ctx context.Context, c *conn, service string) error {
+	res, err := grpchealth.NewClient(c.http, c.addr, c.options...).Check(ctx, &grpchealth.CheckRequest{Service: service})
+	if err != nil {
+		f := c.rpcFailure(err)
+		if f.code == connect.CodeNotFound {
+			f.what, f.todo = fmt.Sprintf("the pod has no service %q", service), "leave it out to ask for the pod"
+		}
+		return f
+	}
+	status := "UNKNOWN"
+	switch res.Status {
+	case grpchealth.StatusServing:
+		status = "SERVING"
+	case grpchealth.StatusNotServing:
+		status = "NOT_SERVING"
+	}
+	if err := a.printLine([]byte(status)); err != nil {
+		return err
+	}
+	if res.Status != grpchealth.StatusServing {
+		return &failure{exit: exitFailed} // the status has said it
+	}
+	return nil
+}

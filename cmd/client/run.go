@@ -1,0 +1,122 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"time"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/term"
+
+	"github.com/aipod/aipod/internal/flagenv"
+)
+
+// envPrefix starts the names of the flags' environment twins.
+const envPrefix = "AIPOD"
+
+// An app is one run of the command, with the world that it sees.
+type app struct {
+	stdin          io.Reader
+	stdout, stderr io.Writer
+	lookupEnv      func(string) (string, bool)
+	// terminal says whether a stream is a terminal that can redraw lines.
+	terminal func(stream any) bool
+	// wait sleeps for the pause between two attempts to connect, or until ctx
+	// ends.
+	wait    func(ctx context.Context, d time.Duration) error
+	verbose bool
+}
+
+// Run runs the command line args, without the program's name, and returns the
+// exit code: 0 done, 1 the job failed, 2 wrong usage, 3 the pod could not be
+// reached, 130 interrupted, which is what the end of ctx means.
+func Run(ctx context.Context, args []string, lookupEnv func(string) (string, bool), stdin io.Reader, stdout, stderr io.Writer) int {
+	a := &app{
+		stdin: stdin, stdout: stdout, stderr: stderr, lookupEnv: lookupEnv,
+		wait: wait,
+	}
+	a.terminal = a.isTerminal
+	return a.run(ctx, args)
+}
+
+func (a *app) run(ctx context.Context, args []string) int {
+	root := a.command()
+	root.SetArgs(args)
+	err := root.ExecuteContext(ctx)
+	if err == nil {
+		return exitDone
+	}
+	f := asFailure(ctx, err)
+	if line := f.line(); line != "" {
+		fmt.Fprintf(a.stderr, "client: %s\n", line)
+	}
+	return f.exit
+}
+
+func (a *app) command() *cobra.Command {
+	root := &cobra.Command{
+		Use:   "client",
+		Short: "Calls the functions of a pod",
+		Long: `Calls the functions of a pod: payload there, result back.
+
+Every flag has an environment variable, which its help names; the flag wins.
+
+Exit codes: 0 done, 1 the job failed, 2 wrong usage, 3 the pod could not be
+reached, 130 interrupted.`,
+		Example: `  client demo
+  client functions
+  client call predict -f rows.csv -k proba=true
+  client health --addr https://pod.example`,
+		SilenceErrors: true,
+		SilenceUsage:  true,
+	}
+	root.SetIn(a.stdin)
+	root.SetOut(a.stdout)
+	root.SetErr(a.stderr)
+	root.AddCommand(a.callCommand(), a.functionsCommand(), a.healthCommand(), a.demoCommand())
+	return root
+}
+
+// finish completes a command whose flags are all defined: environment twins,
+// -v, and a body whose errors are told from wrong usage.
+func (a *app) finish(cmd *cobra.Command, body func(ctx context.Context, args []string) error) *cobra.Command {
+	cmd.Flags().BoolVarP(&a.verbose, "verbose", "v", false, "say more on stderr: retries, the job, and in the demo what the pod logs")
+	cmd.Flags().SortFlags = false
+	apply := flagenv.Bind(cmd.Flags(), envPrefix, a.lookupEnv)
+	cmd.PreRunE = func(*cobra.Command, []string) error { return apply() }
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		if err := body(cmd.Context(), args); err != nil {
+			return asBodyFailure(err)
+		}
+		return nil
+	}
+	return cmd
+}
+
+// isTerminal is false for a terminal that can't move its cursor.
+func (a *app) isTerminal(stream any) bool {
+	f, ok := stream.(*os.File)
+	if kind, _ := a.lookupEnv("TERM"); kind == "dumb" {
+		return false
+	}
+	return ok && term.IsTerminal(int(f.Fd()))
+}
+
+// color says whether text on a terminal may be coloured: https://no-color.org.
+func (a *app) color() bool {
+	value, _ := a.lookupEnv("NO_COLOR")
+	return value == ""
+}
+
+func wait(ctx context.Context, d time.Duration) error {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
