@@ -142,3 +142,48 @@ func TestSlowReader(t *testing.T) {
 		t.Error("the function was not told that the client left")
 	}
 }
+
+// A peer that is gone without a word is found by an HTTP/2 PING that nobody
+// answers.
+func TestPeerGoneWithoutAWord(t *testing.T) {
+	tp := startPod(t, func(cfg *Config) {
+		cfg.Heartbeat = maxHeartbeat // a beat that is written would be noticed later
+		cfg.Transport.PingInterval = 200 * time.Millisecond
+		cfg.Transport.PingTimeout = 500 * time.Millisecond
+	})
+	c := dialFrames(t, tp.url)
+	id, err := c.open(t, "wait", false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := c.WriteData(id, true, []byte("\x00\x00\x00\x00\x04\x0a\x02{}")); err != nil {
+		t.Fatal(err)
+	}
+	<-tp.model.started
+	begun := time.Now()
+	pings := 0
+	if err := c.SetReadDeadline(time.Now().Add(5 * time.Second)); err != nil {
+		t.Fatal(err)
+	}
+	for {
+		frame, err := c.ReadFrame()
+		if err != nil {
+			break
+		}
+		if ping, ok := frame.(*http2.PingFrame); ok && !ping.IsAck() {
+			pings++
+		}
+	}
+	if pings == 0 {
+		t.Error("the server sent no PING")
+	}
+	select {
+	case <-tp.model.gone:
+	case <-time.After(5 * time.Second):
+		t.Error("the function was not told")
+	}
+	if took := time.Since(begun); took > 3*time.Second {
+		t.Errorf("it took %v to find out", took)
+	}
+	_ = c.Close() // the server has closed it already
+}

@@ -11,6 +11,7 @@ package service
 import (
 	"cmp"
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -80,6 +81,7 @@ var services = []string{aiconnect.AIName, aipodv1connect.JobServiceName}
 // A Pod serves one model.
 type Pod struct {
 	cfg    Config
+	certs  []tls.Certificate // none for plain text
 	log    *slog.Logger
 	lock   *flock.Flock
 	spool  *spool.Spool
@@ -107,6 +109,14 @@ func Open(cfg Config) (*Pod, error) {
 	case (cfg.TLSCert == "") != (cfg.TLSKey == ""):
 		return nil, errors.New("open pod: a TLS certificate needs its key and the key its certificate: give both files")
 	}
+	var certs []tls.Certificate
+	if cfg.TLSCert != "" {
+		cert, err := tls.LoadX509KeyPair(cfg.TLSCert, cfg.TLSKey)
+		if err != nil {
+			return nil, fmt.Errorf("open pod: TLS certificate: %w", err)
+		}
+		certs = append(certs, cert)
+	}
 	if err := os.MkdirAll(cfg.DataDir, 0o700); err != nil {
 		return nil, fmt.Errorf("open pod: %w", err)
 	}
@@ -117,7 +127,7 @@ func Open(cfg Config) (*Pod, error) {
 	case !locked:
 		return nil, fmt.Errorf("open pod: another pod uses the data directory %s: stop it or choose another one", cfg.DataDir)
 	}
-	p := &Pod{cfg: cfg, log: cfg.Logger, lock: lock}
+	p := &Pod{cfg: cfg, certs: certs, log: cfg.Logger, lock: lock}
 	var err error
 	p.spool, err = spool.Open(spool.Config{Dir: filepath.Join(cfg.DataDir, "spool"), Budget: cfg.SpoolBudget})
 	if err != nil {
@@ -181,8 +191,9 @@ func (p *Pod) Serve(ctx context.Context, ln net.Listener) error {
 	server := transport.NewServer(cfg, p.mux)
 	served := make(chan error, 1)
 	go func() {
-		if p.cfg.TLSCert != "" {
-			served <- server.ServeTLS(ln, p.cfg.TLSCert, p.cfg.TLSKey)
+		if len(p.certs) > 0 {
+			server.TLSConfig = &tls.Config{Certificates: p.certs, MinVersion: tls.VersionTLS12}
+			served <- server.ServeTLS(ln, "", "")
 			return
 		}
 		served <- server.Serve(ln)
