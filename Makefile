@@ -32,17 +32,22 @@ lint: $(BUF) $(GOLANGCI_LINT) ## gofmt, go vet, golangci-lint, buf lint, buf bre
 	go vet -tags e2e ./e2e/...
 	golangci-lint run ./...
 	golangci-lint run --build-tags e2e ./e2e/...
+	cd e2e/conformance && go vet ./... && golangci-lint run ./...
 	buf lint
 	./proto/breaking.sh
 
 .PHONY: generate
-generate: $(BUF) $(PROTOC_GEN_GO) $(PROTOC_GEN_CONNECT_GO) ## Generate gen/ from proto/
+generate: $(BUF) $(PROTOC_GEN_GO) $(PROTOC_GEN_CONNECT_GO) ## Generate gen/ from proto/, and what the conformance suite needs
 	buf generate
+	./e2e/conformance/generate.sh
 
 .PHONY: generate-check
 generate-check: $(BUF) $(PROTOC_GEN_GO) $(PROTOC_GEN_CONNECT_GO) ## Check that gen/ is what proto/ says
-	rm -rf .tools/gen && buf generate --output .tools
-	diff -r gen .tools/gen || { echo "gen/ is not current: run make generate and commit it" >&2; exit 1; }
+	rm -rf .tools/check && mkdir -p .tools/check
+	buf generate --output .tools/check
+	./e2e/conformance/generate.sh --output ../../.tools/check/conformance
+	diff -r gen .tools/check/gen && diff -r e2e/conformance/gen .tools/check/conformance/gen || \
+	  { echo "generated code is not current: run make generate and commit it" >&2; exit 1; }
 
 .PHONY: cross
 cross: ## Compile for the platforms that are supported

@@ -61,16 +61,14 @@ func Middleware(next http.Handler) http.Handler {
 			// connect refuses bidi streams over HTTP/1.1, but net/http can write
 			// while it reads, and a client that sends all before it reads is
 			// served just as well: its heartbeats wait in its socket buffer.
-			if rc.EnableFullDuplex() != nil {
-				next.ServeHTTP(w, r)
-				return
+			if rc.EnableFullDuplex() == nil {
+				r.ProtoMajor, r.ProtoMinor = 2, 0
 			}
-			r.ProtoMajor, r.ProtoMinor = 2, 0
 			next.ServeHTTP(w, r)
 			// net/http closes the body too late for its own good: if that reaches
 			// its end, the connection dies under the next request
-			// (https://go.dev/issue/68560). connect closes it, except when it
-			// refuses a call early.
+			// (https://go.dev/issue/68560). connect closes it in time, but not of a
+			// call that is refused for its path, method or content type.
 			_ = rc.Flush()
 			_ = r.Body.Close()
 		case isGRPC(contentType):
