@@ -237,7 +237,7 @@ func TestHTTP1RefusalDoesNotWaitForUpload(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if res := readResponse(t, r); res.StatusCode != http.StatusUnsupportedMediaType {
+	if res := readResponse(t, r); res.StatusCode != http.StatusUnsupportedMediaType { //nolint:bodyclose // readResponse has it closed
 		t.Errorf("got %s", res.Status)
 	}
 	// The cleanup would wait for a body that has no end.
