@@ -18,7 +18,7 @@ help: ## Show this help
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  %-16s %s\n", $$1, $$2 }'
 
 .PHONY: test
-test: lint generate-check unit cross e2e ## Install what is needed and run all checks and tests
+test: lint generate-check unit fuzz cross e2e ## Install what is needed and run all checks and tests
 
 .PHONY: unit
 unit: ## Run the Go tests with the race detector
@@ -60,9 +60,12 @@ e2e: $(GRPCURL) $(CONFORMANCE) ## Run the pod against real clients, proxies and 
 	go test -tags e2e -count 1 -timeout 20m ./e2e/
 	./e2e/conformance/run.sh
 
+FUZZTIME ?= 3s
+
 .PHONY: fuzz
-fuzz: ## Fuzz each target for 30 seconds
-	./internal/codec/fuzz.sh 30s
+fuzz: ## Fuzz each target for FUZZTIME
+	grep -r --include='*_test.go' -o '^func Fuzz[A-Za-z0-9]*' . | while IFS=: read -r file func; do \
+	  go test -run '^$$' -fuzz "^$${func#func }$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 10x "$$(dirname "$$file")"; done
 
 .PHONY: bench
 bench: ## Run the Go benchmarks
