@@ -5,6 +5,7 @@ package e2e
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"math/rand/v2"
@@ -128,19 +129,25 @@ func (p *pod) records(msg string, attrs map[string]string) []record {
 // peakRSS is the most memory that the pod ever had, in bytes.
 func (p *pod) peakRSS(t *testing.T) int64 {
 	t.Helper()
-	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", p.cmd.Process.Pid))
+	peak, err := peakRSS(p.cmd.Process.Pid)
 	if err != nil {
 		t.Fatal(err)
+	}
+	return peak
+}
+
+// peakRSS is the most memory that a running process ever had, in bytes.
+func peakRSS(pid int) (int64, error) {
+	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	if err != nil {
+		return 0, err
 	}
 	m := regexp.MustCompile(`VmHWM:\s+(\d+) kB`).FindSubmatch(status)
 	if m == nil {
-		t.Fatal("no VmHWM in /proc")
+		return 0, errors.New("no VmHWM in /proc")
 	}
 	kib, err := strconv.ParseInt(string(m[1]), 10, 64)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return kib << 10
+	return kib << 10, err
 }
 
 // payloads are the files in the pod's spool.

@@ -112,6 +112,11 @@ once.`,
 
 // serve runs the pod until a signal has drained it.
 func serve(opts options, log *slog.Logger) int {
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	signals := make(chan os.Signal, 2)
+	signal.Notify(signals, stopSignals...)
+	go onSignals(signals, log, cancel)
 	err := func() error {
 		cfg := opts.pod
 		cfg.MaxPayload = int64(opts.maxPayload)
@@ -141,9 +146,6 @@ func serve(opts options, log *slog.Logger) int {
 		if err != nil {
 			return errors.Join(fmt.Errorf("listen on %s: %w", opts.listen, err), pod.Close())
 		}
-		ctx, cancel := context.WithCancel(context.Background())
-		defer cancel()
-		go onSignals(log, cancel)
 		return pod.Serve(ctx, ln)
 	}()
 	if err != nil {
@@ -155,9 +157,7 @@ func serve(opts options, log *slog.Logger) int {
 
 // onSignals drains the pod on the first signal and ends the process on the
 // second, for people who don't want to wait. It never returns.
-func onSignals(log *slog.Logger, drain func()) {
-	signals := make(chan os.Signal, 2)
-	signal.Notify(signals, stopSignals...)
+func onSignals(signals <-chan os.Signal, log *slog.Logger, drain func()) {
 	log.Info("signal received", "signal", (<-signals).String())
 	drain()
 	log.Warn("second signal, not waiting any longer", "signal", (<-signals).String())

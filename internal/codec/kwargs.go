@@ -135,7 +135,7 @@ func EncodeKwargs(kwargs json.RawMessage, size int64, compress bool) ([]byte, er
 		return nil, errKwargsSize()
 	}
 	if compress {
-		object = sharedEncoder().EncodeAll(object, nil)
+		object = encodeSized(object)
 	}
 	return object, nil
 }

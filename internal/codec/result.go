@@ -18,7 +18,34 @@ func EncodeResult(result []byte, compress bool) []byte {
 	if !compress {
 		return result
 	}
-	return sharedEncoder().EncodeAll(result, nil)
+	return encodeSized(result)
+}
+
+// noSizeBelow is the length, in bytes, under which sharedEncoder leaves the
+// content's size out of the frame header.
+const noSizeBelow = 256
+
+// tinyEncoder makes frames whose header has the content's size however small
+// it is. (It would do so for large ones, too, with windows that bounded
+// decoders refuse.)
+var tinyEncoder = sync.OnceValue(func() *zstd.Encoder {
+	return must(zstd.NewWriter(nil,
+		zstd.WithEncoderLevel(zstd.SpeedFastest),
+		zstd.WithEncoderConcurrency(0), // GOMAXPROCS
+		zstd.WithWindowSize(zstd.MinWindowSize),
+		zstd.WithLowerEncoderMem(true),
+		zstd.WithSingleSegment(true),
+		zstd.WithEncoderCRC(false),
+	))
+})
+
+// encodeSized makes a frame that says the content's size: Python's
+// zstandard.ZstdDecompressor().decompress, the seed's, refuses others.
+func encodeSized(content []byte) []byte {
+	if len(content) < noSizeBelow {
+		return tinyEncoder().EncodeAll(content, nil)
+	}
+	return sharedEncoder().EncodeAll(content, nil)
 }
 
 // DecodeResult undoes EncodeResult; data that is not compressed is returned as

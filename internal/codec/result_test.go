@@ -49,3 +49,17 @@ func TestDecodeResultOfAStream(t *testing.T) {
 	_, err = DecodeResult(wire.Bytes()[:wire.Len()-1], 1<<30)
 	wantPayloadError(t, err, "corrupt")
 }
+
+// Python's zstandard.ZstdDecompressor().decompress needs the content's size in
+// the frame header.
+func TestResultFramesSayTheirSize(t *testing.T) {
+	for _, n := range []int{1, 2, 255, 256, 257, 65_535, 65_536, 1 << 20} {
+		var h zstd.Header
+		if err := h.Decode(EncodeResult(bytes.Repeat([]byte("x"), n), true)); err != nil {
+			t.Fatal(err)
+		}
+		if !h.HasFCS || h.FrameContentSize != uint64(n) {
+			t.Errorf("%d bytes: the header says %d (%v)", n, h.FrameContentSize, h.HasFCS)
+		}
+	}
+}

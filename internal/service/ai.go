@@ -141,6 +141,9 @@ func (h *aiHandler) answer(conn connect.StreamingHandlerConn, j *job.Job, up *up
 			return err
 		}
 	}
+	if len(text) == 0 {
+		text = []byte("null") // a function with nothing to say
+	}
 	data := codec.EncodeResult(text, up.kwargs.Compressed)
 	if len(data) > h.pod.cfg.MaxMessage {
 		return tooLargeForOneMessage(int64(len(data)), h.pod.cfg.MaxMessage)

@@ -63,6 +63,11 @@ func Middleware(next http.Handler) http.Handler {
 			// served just as well: its heartbeats wait in its socket buffer.
 			if rc.EnableFullDuplex() == nil {
 				r.ProtoMajor, r.ProtoMinor = 2, 0
+				// net/http would say it at the first read, unless a heartbeat was
+				// written before that; curl waits for it with large bodies.
+				if strings.EqualFold(r.Header.Get("Expect"), "100-continue") {
+					w.WriteHeader(http.StatusContinue)
+				}
 			}
 			next.ServeHTTP(w, r)
 			// net/http closes the body too late for its own good: if that reaches
