@@ -253,14 +253,23 @@ func TestBombStopsAtTheLimit(t *testing.T) {
 	p.expectNoPayloads(t)
 }
 
+// asRoot is a command that needs root.
+func asRoot(args ...string) *exec.Cmd {
+	if os.Getuid() != 0 {
+		args = append([]string{"sudo", "-n"}, args...)
+	}
+	return exec.Command(args[0], args[1:]...)
+}
+
 // A disk that is full ends the call, with a reason, and no other call.
 func TestDiskFull(t *testing.T) {
 	dir := t.TempDir()
-	if out, err := exec.Command("mount", "-t", "tmpfs", "-o", "size=16m", "tmpfs", dir).CombinedOutput(); err != nil {
-		t.Fatalf("mount a small file system, which needs root: %v: %s", err, out)
+	options := fmt.Sprintf("size=16m,uid=%d", os.Getuid())
+	if out, err := asRoot("mount", "-t", "tmpfs", "-o", options, "tmpfs", dir).CombinedOutput(); err != nil {
+		t.Fatalf("mount a small file system, which needs root or sudo: %v: %s", err, out)
 	}
 	t.Cleanup(func() {
-		if out, err := exec.Command("umount", dir).CombinedOutput(); err != nil {
+		if out, err := asRoot("umount", dir).CombinedOutput(); err != nil {
 			t.Errorf("unmount: %v: %s", err, out)
 		}
 	})
