@@ -439,6 +439,21 @@ func TestClientGoneInEachPhase(t *testing.T) {
 			cancel()
 			<-tp.model.gone
 		})
+		t.Run(string(p)+" loading", func(t *testing.T) {
+			tp := startPod(t, nil)
+			ctx, cancel := context.WithCancel(t.Context())
+			stream := tp.client(t, p).Chaos(ctx)
+			stream.RequestHeader().Set(headerFunc, "hello")
+			if err := errors.Join(stream.Send(&ai.Raw{Data: []byte(`{"version":"slow"}`)}), stream.CloseRequest()); err != nil {
+				t.Fatal(err)
+			}
+			if what := <-tp.model.started; what != "load" {
+				t.Fatalf("%s was started", what)
+			}
+			cancel()
+			eventually(t, "the job is still there", func() (any, bool) { return tp.table.Len(), tp.table.Len() == 0 })
+			close(tp.model.release) // the version is loaded all the same, for the next caller
+		})
 		t.Run(string(p)+" running", func(t *testing.T) {
 			tp := startPod(t, nil)
 			ctx, cancel := context.WithCancel(t.Context())

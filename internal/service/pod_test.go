@@ -33,7 +33,7 @@ type testModel struct {
 	mu      sync.Mutex
 	started chan string        // names of functions as they start
 	gone    chan struct{}      // tells that the function "wait" was told to end
-	release chan struct{}      // lets "deaf" return
+	release chan struct{}      // lets "deaf" return and the version "slow" load
 	calls   []*worker.Call     // in order of arrival
 	funcs   map[string]runFunc // by name
 }
@@ -106,6 +106,11 @@ func (m *testModel) Describe() worker.Description {
 }
 
 func (m *testModel) Load(_ context.Context, version string) (worker.Instance, error) {
+	if version == "slow" {
+		m.started <- "load"
+		<-m.release
+		return testInstance{m}, nil
+	}
 	if version != "" && version != "v1" {
 		return nil, &worker.VersionError{Version: version, Have: []string{"v1"}}
 	}
