@@ -11,8 +11,9 @@ import (
 
 // A Blob is a payload that is complete.
 type Blob struct {
-	spool *Spool
-	size  int64
+	spool   *Spool
+	size    int64
+	durable bool // the file is that of a name
 
 	mu      sync.Mutex
 	mem     []byte // when path is empty
@@ -42,7 +43,7 @@ func (b *Blob) Open() (io.ReadSeekCloser, error) {
 }
 
 // Path is the file that holds the payload; a payload in memory is put into one
-// first. The file belongs to the Blob: callers only read it.
+// first. The file belongs to the Blob or the Spool: callers only read it.
 func (b *Blob) Path() (string, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -67,7 +68,8 @@ func (b *Blob) Path() (string, error) {
 	return b.path, nil
 }
 
-// Remove frees what the payload takes. A second time it does nothing.
+// Remove frees what the payload takes. A second time it does nothing. The Blob
+// of a File only ends its own use: the payload is there until RemoveFile.
 func (b *Blob) Remove() error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -75,6 +77,9 @@ func (b *Blob) Remove() error {
 		return nil
 	}
 	b.removed = true
+	if b.durable {
+		return nil
+	}
 	b.spool.release(b.size)
 	b.spool.growInline(-cap(b.mem))
 	b.mem = nil

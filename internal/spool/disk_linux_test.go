@@ -102,3 +102,97 @@ func TestDeviceFull(t *testing.T) {
 	wantUsage(t, s, Usage{Bytes: 100, Files: 1})
 	discard(t, w)
 }
+
+// A File that has no room keeps what it has, and goes on when there is room.
+func TestDiskFullFile(t *testing.T) {
+	s := open(t, Config{Dir: smallDisk(t, "64k"), Inline: -1})
+	other := s.Create(0)
+	write(t, other, pattern(20<<10))
+	f := openFile(t, s, "f", 0)
+	data := pattern(60_000)
+	const chunk = 10_000
+	off := 0
+	var err error
+	for err == nil && off < len(data) {
+		if _, err = f.Put(int64(off), data[off:off+chunk]); err == nil {
+			off += chunk
+		}
+	}
+	for range 3 { // it stays as it is
+		committed := f.Committed()
+		var full *DiskFullError
+		if !errors.As(err, &full) || !errors.Is(err, syscall.ENOSPC) {
+			t.Fatalf("at %d: %v", off, err)
+		}
+		if committed <= int64(off) || committed >= int64(off+chunk) {
+			t.Errorf("%d bytes are committed after a Put of %d at %d that had room for some", committed, chunk, off)
+		}
+		wantFile(t, f, data[:committed])
+		wantUsage(t, s, Usage{Bytes: committed + other.Size(), Files: 2})
+		var n int64
+		if n, err = f.Put(int64(off), data[off:off+chunk]); n != committed {
+			t.Errorf("Put again: %d, was %d", n, committed)
+		}
+	}
+	discard(t, other)
+	for ; off < len(data)-chunk; off += chunk {
+		put(t, f, off, data[off:off+chunk])
+	}
+	wantFile(t, f, data[:off])
+	if _, err := f.Seal(int64(off), crcOf(data[:off])); err != nil {
+		t.Error(err)
+	}
+	removeFile(t, s, "f")
+	wantUsage(t, s, Usage{})
+}
+
+// A file that can't be made leaves no name behind.
+func TestDiskFullOpenFile(t *testing.T) {
+	s := open(t, Config{Dir: smallDisk(t, "16k,nr_inodes=4")}) // the root, named and two files
+	for _, name := range []string{"a", "b"} {
+		closeFile(t, openFile(t, s, name, 0))
+	}
+	var full *DiskFullError
+	if _, err := s.OpenFile("c", 0); !errors.As(err, &full) {
+		t.Errorf("got %v", err)
+	}
+	wantUsage(t, s, Usage{Files: 2})
+	if got := s.Files(); len(got) != 2 {
+		t.Errorf("listed: %v", got)
+	}
+	removeFile(t, s, "a")
+	openFile(t, s, "c", 0)
+	removeFile(t, s, "b")
+	removeFile(t, s, "c")
+}
+
+// The same as TestDiskFullFile for those who may not mount a file system.
+func TestDeviceFullFile(t *testing.T) {
+	s := open(t, Config{})
+	f := openFile(t, s, "f", 0)
+	put(t, f, 0, pattern(100))
+	full, err := os.OpenFile("/dev/full", os.O_WRONLY, 0)
+	if err != nil {
+		t.Skipf("a full device is needed: %v", err)
+	}
+	file := f.file
+	f.file = full
+	changed := f.Changed()
+	n, err := f.Put(100, pattern(200)[100:])
+	if n != 100 || !errors.As(err, new(*DiskFullError)) {
+		t.Errorf("got %d, %v", n, err)
+	}
+	select {
+	case <-changed:
+		t.Error("it has changed")
+	default:
+	}
+	wantUsage(t, s, Usage{Bytes: 100, Files: 1})
+	f.file = file
+	if err := full.Close(); err != nil {
+		t.Error(err)
+	}
+	put(t, f, 100, pattern(200)[100:])
+	wantFile(t, f, pattern(200))
+	removeFile(t, s, "f")
+}

@@ -2,10 +2,12 @@
 // small, else each in one file, within a byte budget over all of them.
 //
 // It is not a store: nothing in it outlives the process unless a caller names
-// it, and leftovers of an earlier process are removed by Open.
+// it, and leftovers of an earlier process are removed by Open. What has a name,
+// a File, is there until RemoveFile, and counts against the budget.
 //
-// A Spool is safe for concurrent use. A Writer belongs to one goroutine, except
-// for Size; a Blob is immutable and safe for concurrent use.
+// A Spool is safe for concurrent use, and so are a File and a Blob, which is
+// immutable. A Writer belongs to one goroutine, except for Size. A directory
+// belongs to one Spool.
 package spool
 
 import (
@@ -24,7 +26,8 @@ import (
 // usable meaning.
 type Config struct {
 	// Dir holds the files. It is made when missing; files of this package that
-	// an earlier process left in it are removed.
+	// an earlier process left in it are removed, except for those with names,
+	// in its directory named.
 	Dir string
 	// Budget is the most bytes that all payloads together may take, default no
 	// limit but the disk.
@@ -39,17 +42,21 @@ type Config struct {
 
 const filePrefix = "payload-"
 
-// A Spool hands out Writers and accounts for what they and their Blobs hold.
+// A Spool hands out Writers and Files, and accounts for what they and their
+// Blobs hold.
 type Spool struct {
-	cfg Config
+	cfg    Config
+	blocks sync.Pool // of *[blockSize]byte
 
 	mu     sync.Mutex
 	used   int64 // bytes of payload, in memory and in files
 	inline int64 // capacity of the in-memory buffers
 	files  int   // open or sealed, not yet removed
+	named  map[string]*entry
 }
 
-// Open makes the directory and removes what an earlier process left in it.
+// Open makes the directory, removes what an earlier process left in it without
+// a name, and counts what has one, even if that is more than the budget.
 func Open(cfg Config) (*Spool, error) {
 	if cfg.Dir == "" {
 		return nil, errors.New("open spool: no directory given")
@@ -75,7 +82,11 @@ func Open(cfg Config) (*Spool, error) {
 			return nil, fmt.Errorf("open spool: remove leftover: %w", err)
 		}
 	}
-	return &Spool{cfg: cfg}, nil
+	s := &Spool{cfg: cfg, named: map[string]*entry{}}
+	if err := s.adopt(); err != nil {
+		return nil, fmt.Errorf("open spool: %w", err)
+	}
+	return s, nil
 }
 
 // Usage is what a Spool holds.
@@ -101,7 +112,7 @@ func (s *Spool) Fits(size int64) error {
 }
 
 func (s *Spool) fits(size int64) error {
-	if s.cfg.Budget > 0 && size > s.cfg.Budget-s.used {
+	if s.cfg.Budget > 0 && size > max(s.cfg.Budget-s.used, 0) {
 		return &BudgetError{Budget: s.cfg.Budget, Used: s.used}
 	}
 	return nil
@@ -158,7 +169,7 @@ func (s *Spool) removeFile(path string) error {
 	return nil
 }
 
-// A LimitError is a payload that is larger than its Writer allows.
+// A LimitError is a payload that is larger than its Writer or File allows.
 type LimitError struct {
 	Limit int64 // bytes
 }

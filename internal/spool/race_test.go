@@ -1,0 +1,6 @@
+//go:build race
+
+package spool
+
+// raceEnabled: sync.Pool forgets at random then.
+const raceEnabled = true
