@@ -6,10 +6,14 @@ import (
 	"connectrpc.com/connect"
 
 	aipodv1 "github.com/aipod/aipod/gen/aipod/v1"
+	"github.com/aipod/aipod/gen/aipod/v1/aipodv1connect"
 )
 
 // jobHandler is the service aipod.v1.JobService.
-type jobHandler struct{ pod *Pod }
+type jobHandler struct {
+	aipodv1connect.UnimplementedJobServiceHandler
+	pod *Pod
+}
 
 func (h *jobHandler) ListFunctions(context.Context, *connect.Request[aipodv1.ListFunctionsRequest]) (*connect.Response[aipodv1.ListFunctionsResponse], error) {
 	d := h.pod.pool.Describe()

@@ -156,7 +156,7 @@ func (p *Pod) routes() http.Handler {
 	}, append(opts, connect.WithReadMaxBytes(p.cfg.MaxMessage))...))
 	// Requests outside of ai.AI are small.
 	opts = append(opts, connect.WithReadMaxBytes(4<<20))
-	mux.Handle(aipodv1connect.NewJobServiceHandler(&jobHandler{p}, opts...))
+	mux.Handle(aipodv1connect.NewJobServiceHandler(&jobHandler{pod: p}, opts...))
 	mux.Handle(grpchealth.NewHandler(p.health, opts...))
 	reflector := grpcreflect.NewStaticReflector(append(services,
 		grpchealth.HealthV1ServiceName, grpcreflect.ReflectV1ServiceName, grpcreflect.ReflectV1AlphaServiceName)...)

@@ -11,6 +11,8 @@ package aipodv1
 import (
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
+	durationpb "google.golang.org/protobuf/types/known/durationpb"
+	timestamppb "google.golang.org/protobuf/types/known/timestamppb"
 	reflect "reflect"
 	sync "sync"
 	unsafe "unsafe"
@@ -23,6 +25,2328 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+// State is where a job is in its life.
+type State int32
+
+const (
+	// Not said.
+	State_STATE_UNSPECIFIED State = 0
+	// The input is arriving.
+	State_STATE_RECEIVING State = 1
+	// Waits for a slot.
+	State_STATE_QUEUED State = 2
+	// Waits for its version of the model to be loaded.
+	State_STATE_LOADING State = 3
+	// The function runs.
+	State_STATE_RUNNING State = 4
+	// Ended with a result.
+	State_STATE_SUCCEEDED State = 5
+	// Ended with an error.
+	State_STATE_FAILED State = 6
+	// Ended by CancelJob, or by the end of its stream if it has no name.
+	State_STATE_CANCELED State = 7
+)
+
+// Enum value maps for State.
+var (
+	State_name = map[int32]string{
+		0: "STATE_UNSPECIFIED",
+		1: "STATE_RECEIVING",
+		2: "STATE_QUEUED",
+		3: "STATE_LOADING",
+		4: "STATE_RUNNING",
+		5: "STATE_SUCCEEDED",
+		6: "STATE_FAILED",
+		7: "STATE_CANCELED",
+	}
+	State_value = map[string]int32{
+		"STATE_UNSPECIFIED": 0,
+		"STATE_RECEIVING":   1,
+		"STATE_QUEUED":      2,
+		"STATE_LOADING":     3,
+		"STATE_RUNNING":     4,
+		"STATE_SUCCEEDED":   5,
+		"STATE_FAILED":      6,
+		"STATE_CANCELED":    7,
+	}
+)
+
+func (x State) Enum() *State {
+	p := new(State)
+	*p = x
+	return p
+}
+
+func (x State) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (State) Descriptor() protoreflect.EnumDescriptor {
+	return file_aipod_v1_job_proto_enumTypes[0].Descriptor()
+}
+
+func (State) Type() protoreflect.EnumType {
+	return &file_aipod_v1_job_proto_enumTypes[0]
+}
+
+func (x State) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use State.Descriptor instead.
+func (State) EnumDescriptor() ([]byte, []int) {
+	return file_aipod_v1_job_proto_rawDescGZIP(), []int{0}
+}
+
+// Coding is how the data of a chunk are coded.
+type Coding int32
+
+const (
+	// The same as CODING_RAW.
+	Coding_CODING_UNSPECIFIED Coding = 0
+	// The bytes themselves.
+	Coding_CODING_RAW Coding = 1
+	// One zstd frame (RFC 8878) without a dictionary, with a window of at most
+	// 4 MiB.
+	Coding_CODING_ZSTD Coding = 2
+)
+
+// Enum value maps for Coding.
+var (
+	Coding_name = map[int32]string{
+		0: "CODING_UNSPECIFIED",
+		1: "CODING_RAW",
+		2: "CODING_ZSTD",
+	}
+	Coding_value = map[string]int32{
+		"CODING_UNSPECIFIED": 0,
+		"CODING_RAW":         1,
+		"CODING_ZSTD":        2,
+	}
+)
+
+func (x Coding) Enum() *Coding {
+	p := new(Coding)
+	*p = x
+	return p
+}
+
+func (x Coding) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (Coding) Descriptor() protoreflect.EnumDescriptor {
+	return file_aipod_v1_job_proto_enumTypes[1].Descriptor()
+}
+
+func (Coding) Type() protoreflect.EnumType {
+	return &file_aipod_v1_job_proto_enumTypes[1]
+}
+
+func (x Coding) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use Coding.Descriptor instead.
+func (Coding) EnumDescriptor() ([]byte, []int) {
+	return file_aipod_v1_job_proto_rawDescGZIP(), []int{1}
+}
+
+// Spec is what a job is to do. Two specs are the same if func, version and
+// kwargs are equal, kwargs as JSON values, and sizes and digests where both have
+// them.
+type Spec struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The function, one of ListFunctions. UNIMPLEMENTED if the model lacks it.
+	Func string `protobuf:"bytes,1,opt,name=func,proto3" json:"func,omitempty"`
+	// The version of the model; empty is its default.
+	Version string `protobuf:"bytes,2,opt,name=version,proto3" json:"version,omitempty"`
+	// The arguments, a JSON object in UTF-8; empty is {}. Keys that start with
+	// _aipod are reserved. At most 1 MiB.
+	KwargsJson []byte `protobuf:"bytes,3,opt,name=kwargs_json,json=kwargsJson,proto3" json:"kwargs_json,omitempty"`
+	// The size of the input in bytes, if it is known: it is checked at the end, and
+	// what can't fit is refused before it is sent.
+	Size *int64 `protobuf:"varint,4,opt,name=size,proto3,oneof" json:"size,omitempty"`
+	// The SHA-256 of the whole input, 32 bytes, or empty. It is checked at the end:
+	// a job whose input differs fails with INVALID_ARGUMENT.
+	Sha256 []byte `protobuf:"bytes,5,opt,name=sha256,proto3" json:"sha256,omitempty"`
+	// For the function; keys in lower case. Not part of the job's identity.
+	Metadata map[string]string `protobuf:"bytes,6,rep,name=metadata,proto3" json:"metadata,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	// How often the function may be begun if the pod's process or the model dies
+	// under it; 0 is the pod's default (--max-attempts, and 1 for train).
+	MaxAttempts   int32 `protobuf:"varint,7,opt,name=max_attempts,json=maxAttempts,proto3" json:"max_attempts,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Spec) Reset() {
+	*x = Spec{}
+	mi := &file_aipod_v1_job_proto_msgTypes[0]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Spec) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Spec) ProtoMessage() {}
+
+func (x *Spec) ProtoReflect() protoreflect.Message {
+	mi := &file_aipod_v1_job_proto_msgTypes[0]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Spec.ProtoReflect.Descriptor instead.
+func (*Spec) Descriptor() ([]byte, []int) {
+	return file_aipod_v1_job_proto_rawDescGZIP(), []int{0}
+}
+
+func (x *Spec) GetFunc() string {
+	if x != nil {
+		return x.Func
+	}
+	return ""
+}
+
+func (x *Spec) GetVersion() string {
+	if x != nil {
+		return x.Version
+	}
+	return ""
+}
+
+func (x *Spec) GetKwargsJson() []byte {
+	if x != nil {
+		return x.KwargsJson
+	}
+	return nil
+}
+
+func (x *Spec) GetSize() int64 {
+	if x != nil && x.Size != nil {
+		return *x.Size
+	}
+	return 0
+}
+
+func (x *Spec) GetSha256() []byte {
+	if x != nil {
+		return x.Sha256
+	}
+	return nil
+}
+
+func (x *Spec) GetMetadata() map[string]string {
+	if x != nil {
+		return x.Metadata
+	}
+	return nil
+}
+
+func (x *Spec) GetMaxAttempts() int32 {
+	if x != nil {
+		return x.MaxAttempts
+	}
+	return 0
+}
+
+// Open begins a Run.
+type Open struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// 1 to 64 of A-Z, a-z, 0-9, _ and -, chosen by the caller, a UUIDv7 for
+	// instance. Empty makes a job that ends with the stream.
+	JobId string `protobuf:"bytes,1,opt,name=job_id,json=jobId,proto3" json:"job_id,omitempty"`
+	// What to do.
+	Spec *Spec `protobuf:"bytes,2,opt,name=spec,proto3" json:"spec,omitempty"`
+	// The longest silence in the answer, 200ms to 30s; not set is the pod's own.
+	Heartbeat *durationpb.Duration `protobuf:"bytes,3,opt,name=heartbeat,proto3" json:"heartbeat,omitempty"`
+	// The seq of the last event that the caller has seen; 0 is none.
+	AfterSeq uint64 `protobuf:"varint,4,opt,name=after_seq,json=afterSeq,proto3" json:"after_seq,omitempty"`
+	// Where the caller goes on reading the output.
+	OutputOffset int64 `protobuf:"varint,5,opt,name=output_offset,json=outputOffset,proto3" json:"output_offset,omitempty"`
+	// The most bytes of output in a chunk; 0 is about 1 MiB. A caller whose
+	// connection is cut often asks for less.
+	MaxChunk int32 `protobuf:"varint,6,opt,name=max_chunk,json=maxChunk,proto3" json:"max_chunk,omitempty"`
+	// Whether output may come compressed.
+	AcceptZstd    bool `protobuf:"varint,7,opt,name=accept_zstd,json=acceptZstd,proto3" json:"accept_zstd,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Open) Reset() {
+	*x = Open{}
+	mi := &file_aipod_v1_job_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Open) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Open) ProtoMessage() {}
+
+func (x *Open) ProtoReflect() protoreflect.Message {
+	mi := &file_aipod_v1_job_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Open.ProtoReflect.Descriptor instead.
+func (*Open) Descriptor() ([]byte, []int) {
+	return file_aipod_v1_job_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *Open) GetJobId() string {
+	if x != nil {
+		return x.JobId
+	}
+	return ""
+}
+
+func (x *Open) GetSpec() *Spec {
+	if x != nil {
+		return x.Spec
+	}
+	return nil
+}
+
+func (x *Open) GetHeartbeat() *durationpb.Duration {
+	if x != nil {
+		return x.Heartbeat
+	}
+	return nil
+}
+
+func (x *Open) GetAfterSeq() uint64 {
+	if x != nil {
+		return x.AfterSeq
+	}
+	return 0
+}
+
+func (x *Open) GetOutputOffset() int64 {
+	if x != nil {
+		return x.OutputOffset
+	}
+	return 0
+}
+
+func (x *Open) GetMaxChunk() int32 {
+	if x != nil {
+		return x.MaxChunk
+	}
+	return 0
+}
+
+func (x *Open) GetAcceptZstd() bool {
+	if x != nil {
+		return x.AcceptZstd
+	}
+	return false
+}
+
+// Chunk is a part of a payload. Chunks are coded independently, so that a
+// transfer goes on from any offset.
+type Chunk struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Of the first byte.
+	Offset int64 `protobuf:"varint,1,opt,name=offset,proto3" json:"offset,omitempty"`
+	// The bytes, coded.
+	Data []byte `protobuf:"bytes,2,opt,name=data,proto3" json:"data,omitempty"`
+	// How.
+	Coding Coding `protobuf:"varint,3,opt,name=coding,proto3,enum=aipod.v1.Coding" json:"coding,omitempty"`
+	// How many bytes the chunk holds when decoded, at most 4 MiB - 1 KiB. 0 for
+	// CODING_RAW means as many as data has.
+	RawSize int32 `protobuf:"varint,4,opt,name=raw_size,json=rawSize,proto3" json:"raw_size,omitempty"`
+	// The CRC-32C (Castagnoli, RFC 3720) of the decoded bytes. Not set is not
+	// checked, which is meant for callers by hand.
+	Crc32C        *uint32 `protobuf:"fixed32,5,opt,name=crc32c,proto3,oneof" json:"crc32c,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Chunk) Reset() {
+	*x = Chunk{}
+	mi := &file_aipod_v1_job_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Chunk) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Chunk) ProtoMessage() {}
+
+func (x *Chunk) ProtoReflect() protoreflect.Message {
+	mi := &file_aipod_v1_job_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Chunk.ProtoReflect.Descriptor instead.
+func (*Chunk) Descriptor() ([]byte, []int) {
+	return file_aipod_v1_job_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *Chunk) GetOffset() int64 {
+	if x != nil {
+		return x.Offset
+	}
+	return 0
+}
+
+func (x *Chunk) GetData() []byte {
+	if x != nil {
+		return x.Data
+	}
+	return nil
+}
+
+func (x *Chunk) GetCoding() Coding {
+	if x != nil {
+		return x.Coding
+	}
+	return Coding_CODING_UNSPECIFIED
+}
+
+func (x *Chunk) GetRawSize() int32 {
+	if x != nil {
+		return x.RawSize
+	}
+	return 0
+}
+
+func (x *Chunk) GetCrc32C() uint32 {
+	if x != nil && x.Crc32C != nil {
+		return *x.Crc32C
+	}
+	return 0
+}
+
+// CloseInput says that the input is complete.
+type CloseInput struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// All of its bytes.
+	Size int64 `protobuf:"varint,1,opt,name=size,proto3" json:"size,omitempty"`
+	// The CRC-32C of all its bytes. Not set is not checked, which is meant for
+	// callers by hand.
+	Crc32C        *uint32 `protobuf:"fixed32,2,opt,name=crc32c,proto3,oneof" json:"crc32c,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CloseInput) Reset() {
+	*x = CloseInput{}
+	mi := &file_aipod_v1_job_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CloseInput) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CloseInput) ProtoMessage() {}
+
+func (x *CloseInput) ProtoReflect() protoreflect.Message {
+	mi := &file_aipod_v1_job_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CloseInput.ProtoReflect.Descriptor instead.
+func (*CloseInput) Descriptor() ([]byte, []int) {
+	return file_aipod_v1_job_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *CloseInput) GetSize() int64 {
+	if x != nil {
+		return x.Size
+	}
+	return 0
+}
+
+func (x *CloseInput) GetCrc32C() uint32 {
+	if x != nil && x.Crc32C != nil {
+		return *x.Crc32C
+	}
+	return 0
+}
+
+// RunRequest is a message of a Run. The first is an Open, the only one.
+type RunRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// What it is.
+	//
+	// Types that are valid to be assigned to Message:
+	//
+	//	*RunRequest_Open
+	//	*RunRequest_Chunk
+	//	*RunRequest_CloseInput
+	Message       isRunRequest_Message `protobuf_oneof:"message"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RunRequest) Reset() {
+	*x = RunRequest{}
+	mi := &file_aipod_v1_job_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RunRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RunRequest) ProtoMessage() {}
+
+func (x *RunRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_aipod_v1_job_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RunRequest.ProtoReflect.Descriptor instead.
+func (*RunRequest) Descriptor() ([]byte, []int) {
+	return file_aipod_v1_job_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *RunRequest) GetMessage() isRunRequest_Message {
+	if x != nil {
+		return x.Message
+	}
+	return nil
+}
+
+func (x *RunRequest) GetOpen() *Open {
+	if x != nil {
+		if x, ok := x.Message.(*RunRequest_Open); ok {
+			return x.Open
+		}
+	}
+	return nil
+}
+
+func (x *RunRequest) GetChunk() *Chunk {
+	if x != nil {
+		if x, ok := x.Message.(*RunRequest_Chunk); ok {
+			return x.Chunk
+		}
+	}
+	return nil
+}
+
+func (x *RunRequest) GetCloseInput() *CloseInput {
+	if x != nil {
+		if x, ok := x.Message.(*RunRequest_CloseInput); ok {
+			return x.CloseInput
+		}
+	}
+	return nil
+}
+
+type isRunRequest_Message interface {
+	isRunRequest_Message()
+}
+
+type RunRequest_Open struct {
+	// Begins.
+	Open *Open `protobuf:"bytes,1,opt,name=open,proto3,oneof"`
+}
+
+type RunRequest_Chunk struct {
+	// A part of the input, at most the pod's --max-message.
+	Chunk *Chunk `protobuf:"bytes,2,opt,name=chunk,proto3,oneof"`
+}
+
+type RunRequest_CloseInput struct {
+	// The end of the input.
+	CloseInput *CloseInput `protobuf:"bytes,3,opt,name=close_input,json=closeInput,proto3,oneof"`
+}
+
+func (*RunRequest_Open) isRunRequest_Message() {}
+
+func (*RunRequest_Chunk) isRunRequest_Message() {}
+
+func (*RunRequest_CloseInput) isRunRequest_Message() {}
+
+// RunResponse is an event of the job.
+type RunResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The event.
+	Event         *Event `protobuf:"bytes,1,opt,name=event,proto3" json:"event,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RunResponse) Reset() {
+	*x = RunResponse{}
+	mi := &file_aipod_v1_job_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RunResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RunResponse) ProtoMessage() {}
+
+func (x *RunResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_aipod_v1_job_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RunResponse.ProtoReflect.Descriptor instead.
+func (*RunResponse) Descriptor() ([]byte, []int) {
+	return file_aipod_v1_job_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *RunResponse) GetEvent() *Event {
+	if x != nil {
+		return x.Event
+	}
+	return nil
+}
+
+// Event is something that happened to a job.
+type Event struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Ascending within a job, also over restarts of the pod. 0 for what is not kept
+	// and can't be asked for again: Accepted, Output, and heartbeats without news.
+	Seq uint64 `protobuf:"varint,1,opt,name=seq,proto3" json:"seq,omitempty"`
+	// When it happened.
+	Time *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=time,proto3" json:"time,omitempty"`
+	// What happened.
+	//
+	// Types that are valid to be assigned to Event:
+	//
+	//	*Event_Accepted
+	//	*Event_Heartbeat
+	//	*Event_Progress
+	//	*Event_Log
+	//	*Event_Output
+	//	*Event_Done
+	//	*Event_Failed
+	Event         isEvent_Event `protobuf_oneof:"event"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Event) Reset() {
+	*x = Event{}
+	mi := &file_aipod_v1_job_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Event) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Event) ProtoMessage() {}
+
+func (x *Event) ProtoReflect() protoreflect.Message {
+	mi := &file_aipod_v1_job_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Event.ProtoReflect.Descriptor instead.
+func (*Event) Descriptor() ([]byte, []int) {
+	return file_aipod_v1_job_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *Event) GetSeq() uint64 {
+	if x != nil {
+		return x.Seq
+	}
+	return 0
+}
+
+func (x *Event) GetTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Time
+	}
+	return nil
+}
+
+func (x *Event) GetEvent() isEvent_Event {
+	if x != nil {
+		return x.Event
+	}
+	return nil
+}
+
+func (x *Event) GetAccepted() *Accepted {
+	if x != nil {
+		if x, ok := x.Event.(*Event_Accepted); ok {
+			return x.Accepted
+		}
+	}
+	return nil
+}
+
+func (x *Event) GetHeartbeat() *Heartbeat {
+	if x != nil {
+		if x, ok := x.Event.(*Event_Heartbeat); ok {
+			return x.Heartbeat
+		}
+	}
+	return nil
+}
+
+func (x *Event) GetProgress() *Progress {
+	if x != nil {
+		if x, ok := x.Event.(*Event_Progress); ok {
+			return x.Progress
+		}
+	}
+	return nil
+}
+
+func (x *Event) GetLog() *Log {
+	if x != nil {
+		if x, ok := x.Event.(*Event_Log); ok {
+			return x.Log
+		}
+	}
+	return nil
+}
+
+func (x *Event) GetOutput() *Chunk {
+	if x != nil {
+		if x, ok := x.Event.(*Event_Output); ok {
+			return x.Output
+		}
+	}
+	return nil
+}
+
+func (x *Event) GetDone() *Done {
+	if x != nil {
+		if x, ok := x.Event.(*Event_Done); ok {
+			return x.Done
+		}
+	}
+	return nil
+}
+
+func (x *Event) GetFailed() *Failed {
+	if x != nil {
+		if x, ok := x.Event.(*Event_Failed); ok {
+			return x.Failed
+		}
+	}
+	return nil
+}
+
+type isEvent_Event interface {
+	isEvent_Event()
+}
+
+type Event_Accepted struct {
+	// The first event of each stream.
+	Accepted *Accepted `protobuf:"bytes,3,opt,name=accepted,proto3,oneof"`
+}
+
+type Event_Heartbeat struct {
+	// A sign of life. Those with a seq are changes of state.
+	Heartbeat *Heartbeat `protobuf:"bytes,4,opt,name=heartbeat,proto3,oneof"`
+}
+
+type Event_Progress struct {
+	// The function says how far it is.
+	Progress *Progress `protobuf:"bytes,5,opt,name=progress,proto3,oneof"`
+}
+
+type Event_Log struct {
+	// A line of the function's log.
+	Log *Log `protobuf:"bytes,6,opt,name=log,proto3,oneof"`
+}
+
+type Event_Output struct {
+	// A part of the output. Each stream has them in order, without gaps.
+	Output *Chunk `protobuf:"bytes,7,opt,name=output,proto3,oneof"`
+}
+
+type Event_Done struct {
+	// The job has succeeded, and all of the output has been sent before this.
+	Done *Done `protobuf:"bytes,8,opt,name=done,proto3,oneof"`
+}
+
+type Event_Failed struct {
+	// The job has failed or was canceled.
+	Failed *Failed `protobuf:"bytes,9,opt,name=failed,proto3,oneof"`
+}
+
+func (*Event_Accepted) isEvent_Event() {}
+
+func (*Event_Heartbeat) isEvent_Event() {}
+
+func (*Event_Progress) isEvent_Event() {}
+
+func (*Event_Log) isEvent_Event() {}
+
+func (*Event_Output) isEvent_Event() {}
+
+func (*Event_Done) isEvent_Event() {}
+
+func (*Event_Failed) isEvent_Event() {}
+
+// Accepted says where the job is as the stream begins.
+type Accepted struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The job's id, which the pod chose if the caller didn't.
+	JobId string `protobuf:"bytes,1,opt,name=job_id,json=jobId,proto3" json:"job_id,omitempty"`
+	// Where it is.
+	State State `protobuf:"varint,2,opt,name=state,proto3,enum=aipod.v1.State" json:"state,omitempty"`
+	// How much of the input is there, in bytes: the upload goes on from here. It
+	// survives the death of the pod's process.
+	Committed int64 `protobuf:"varint,3,opt,name=committed,proto3" json:"committed,omitempty"`
+	// How much output there is so far, in bytes.
+	OutputSize int64 `protobuf:"varint,4,opt,name=output_size,json=outputSize,proto3" json:"output_size,omitempty"`
+	// The seq of the newest event.
+	LastSeq uint64 `protobuf:"varint,5,opt,name=last_seq,json=lastSeq,proto3" json:"last_seq,omitempty"`
+	// Events between after_seq and the first that follows are lost: the pod keeps
+	// only the newest. The fields here and the next heartbeat make up for them.
+	Truncated bool `protobuf:"varint,6,opt,name=truncated,proto3" json:"truncated,omitempty"`
+	// How often the function was begun. If it was begun again since the caller read
+	// output, that output starts from 0 again.
+	Attempt int32 `protobuf:"varint,7,opt,name=attempt,proto3" json:"attempt,omitempty"`
+	// The job was there before.
+	Attached      bool `protobuf:"varint,8,opt,name=attached,proto3" json:"attached,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Accepted) Reset() {
+	*x = Accepted{}
+	mi := &file_aipod_v1_job_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Accepted) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Accepted) ProtoMessage() {}
+
+func (x *Accepted) ProtoReflect() protoreflect.Message {
+	mi := &file_aipod_v1_job_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Accepted.ProtoReflect.Descriptor instead.
+func (*Accepted) Descriptor() ([]byte, []int) {
+	return file_aipod_v1_job_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *Accepted) GetJobId() string {
+	if x != nil {
+		return x.JobId
+	}
+	return ""
+}
+
+func (x *Accepted) GetState() State {
+	if x != nil {
+		return x.State
+	}
+	return State_STATE_UNSPECIFIED
+}
+
+func (x *Accepted) GetCommitted() int64 {
+	if x != nil {
+		return x.Committed
+	}
+	return 0
+}
+
+func (x *Accepted) GetOutputSize() int64 {
+	if x != nil {
+		return x.OutputSize
+	}
+	return 0
+}
+
+func (x *Accepted) GetLastSeq() uint64 {
+	if x != nil {
+		return x.LastSeq
+	}
+	return 0
+}
+
+func (x *Accepted) GetTruncated() bool {
+	if x != nil {
+		return x.Truncated
+	}
+	return false
+}
+
+func (x *Accepted) GetAttempt() int32 {
+	if x != nil {
+		return x.Attempt
+	}
+	return 0
+}
+
+func (x *Accepted) GetAttached() bool {
+	if x != nil {
+		return x.Attached
+	}
+	return false
+}
+
+// Heartbeat comes after each interval without another event, and when the state
+// changes or more of the input is there.
+type Heartbeat struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Where the job is.
+	State State `protobuf:"varint,1,opt,name=state,proto3,enum=aipod.v1.State" json:"state,omitempty"`
+	// How many jobs come before this one, plus 1; 0 when it isn't queued.
+	QueuePosition int32 `protobuf:"varint,2,opt,name=queue_position,json=queuePosition,proto3" json:"queue_position,omitempty"`
+	// How much of the input is there, in bytes.
+	Committed int64 `protobuf:"varint,3,opt,name=committed,proto3" json:"committed,omitempty"`
+	// Since the job was made.
+	Elapsed *durationpb.Duration `protobuf:"bytes,4,opt,name=elapsed,proto3" json:"elapsed,omitempty"`
+	// The last that the function has said, if it has.
+	Progress *Progress `protobuf:"bytes,5,opt,name=progress,proto3" json:"progress,omitempty"`
+	// How long ago the function last showed life; set only while it runs.
+	WorkerAge *durationpb.Duration `protobuf:"bytes,6,opt,name=worker_age,json=workerAge,proto3" json:"worker_age,omitempty"`
+	// As in Accepted.
+	Attempt       int32 `protobuf:"varint,7,opt,name=attempt,proto3" json:"attempt,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Heartbeat) Reset() {
+	*x = Heartbeat{}
+	mi := &file_aipod_v1_job_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Heartbeat) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Heartbeat) ProtoMessage() {}
+
+func (x *Heartbeat) ProtoReflect() protoreflect.Message {
+	mi := &file_aipod_v1_job_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Heartbeat.ProtoReflect.Descriptor instead.
+func (*Heartbeat) Descriptor() ([]byte, []int) {
+	return file_aipod_v1_job_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *Heartbeat) GetState() State {
+	if x != nil {
+		return x.State
+	}
+	return State_STATE_UNSPECIFIED
+}
+
+func (x *Heartbeat) GetQueuePosition() int32 {
+	if x != nil {
+		return x.QueuePosition
+	}
+	return 0
+}
+
+func (x *Heartbeat) GetCommitted() int64 {
+	if x != nil {
+		return x.Committed
+	}
+	return 0
+}
+
+func (x *Heartbeat) GetElapsed() *durationpb.Duration {
+	if x != nil {
+		return x.Elapsed
+	}
+	return nil
+}
+
+func (x *Heartbeat) GetProgress() *Progress {
+	if x != nil {
+		return x.Progress
+	}
+	return nil
+}
+
+func (x *Heartbeat) GetWorkerAge() *durationpb.Duration {
+	if x != nil {
+		return x.WorkerAge
+	}
+	return nil
+}
+
+func (x *Heartbeat) GetAttempt() int32 {
+	if x != nil {
+		return x.Attempt
+	}
+	return 0
+}
+
+// Progress is how far a function says it is.
+type Progress struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Units done.
+	Done int64 `protobuf:"varint,1,opt,name=done,proto3" json:"done,omitempty"`
+	// Of how many; 0 is unknown.
+	Total int64 `protobuf:"varint,2,opt,name=total,proto3" json:"total,omitempty"`
+	// What they are, such as rows.
+	Unit string `protobuf:"bytes,3,opt,name=unit,proto3" json:"unit,omitempty"`
+	// Anything else, for people.
+	Note          string `protobuf:"bytes,4,opt,name=note,proto3" json:"note,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Progress) Reset() {
+	*x = Progress{}
+	mi := &file_aipod_v1_job_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Progress) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Progress) ProtoMessage() {}
+
+func (x *Progress) ProtoReflect() protoreflect.Message {
+	mi := &file_aipod_v1_job_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Progress.ProtoReflect.Descriptor instead.
+func (*Progress) Descriptor() ([]byte, []int) {
+	return file_aipod_v1_job_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *Progress) GetDone() int64 {
+	if x != nil {
+		return x.Done
+	}
+	return 0
+}
+
+func (x *Progress) GetTotal() int64 {
+	if x != nil {
+		return x.Total
+	}
+	return 0
+}
+
+func (x *Progress) GetUnit() string {
+	if x != nil {
+		return x.Unit
+	}
+	return ""
+}
+
+func (x *Progress) GetNote() string {
+	if x != nil {
+		return x.Note
+	}
+	return ""
+}
+
+// Log is a line of a job's log.
+type Log struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// As in Go's slog: -4 debug, 0 info, 4 warn, 8 error.
+	Level int32 `protobuf:"varint,1,opt,name=level,proto3" json:"level,omitempty"`
+	// Without a line end.
+	Line          string `protobuf:"bytes,2,opt,name=line,proto3" json:"line,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Log) Reset() {
+	*x = Log{}
+	mi := &file_aipod_v1_job_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Log) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Log) ProtoMessage() {}
+
+func (x *Log) ProtoReflect() protoreflect.Message {
+	mi := &file_aipod_v1_job_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Log.ProtoReflect.Descriptor instead.
+func (*Log) Descriptor() ([]byte, []int) {
+	return file_aipod_v1_job_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *Log) GetLevel() int32 {
+	if x != nil {
+		return x.Level
+	}
+	return 0
+}
+
+func (x *Log) GetLine() string {
+	if x != nil {
+		return x.Line
+	}
+	return ""
+}
+
+// Done is how a job ends that has succeeded. It has a result or an output.
+type Done struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The result, a JSON value in UTF-8. Empty if there is an output.
+	ResultJson []byte `protobuf:"bytes,1,opt,name=result_json,json=resultJson,proto3" json:"result_json,omitempty"`
+	// The size of the output in bytes.
+	OutputSize int64 `protobuf:"varint,2,opt,name=output_size,json=outputSize,proto3" json:"output_size,omitempty"`
+	// The CRC-32C of the whole output.
+	OutputCrc32C uint32 `protobuf:"fixed32,3,opt,name=output_crc32c,json=outputCrc32c,proto3" json:"output_crc32c,omitempty"`
+	// The output is a JSON value: a result that is too large for one message.
+	OutputIsJson bool `protobuf:"varint,4,opt,name=output_is_json,json=outputIsJson,proto3" json:"output_is_json,omitempty"`
+	// There is an output, possibly empty.
+	HasOutput     bool `protobuf:"varint,5,opt,name=has_output,json=hasOutput,proto3" json:"has_output,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Done) Reset() {
+	*x = Done{}
+	mi := &file_aipod_v1_job_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Done) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Done) ProtoMessage() {}
+
+func (x *Done) ProtoReflect() protoreflect.Message {
+	mi := &file_aipod_v1_job_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Done.ProtoReflect.Descriptor instead.
+func (*Done) Descriptor() ([]byte, []int) {
+	return file_aipod_v1_job_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *Done) GetResultJson() []byte {
+	if x != nil {
+		return x.ResultJson
+	}
+	return nil
+}
+
+func (x *Done) GetOutputSize() int64 {
+	if x != nil {
+		return x.OutputSize
+	}
+	return 0
+}
+
+func (x *Done) GetOutputCrc32C() uint32 {
+	if x != nil {
+		return x.OutputCrc32C
+	}
+	return 0
+}
+
+func (x *Done) GetOutputIsJson() bool {
+	if x != nil {
+		return x.OutputIsJson
+	}
+	return false
+}
+
+func (x *Done) GetHasOutput() bool {
+	if x != nil {
+		return x.HasOutput
+	}
+	return false
+}
+
+// Failed is how a job ends that has not succeeded.
+type Failed struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The number of a google.rpc.Code; 1, CANCELLED, for a canceled job.
+	Code int32 `protobuf:"varint,1,opt,name=code,proto3" json:"code,omitempty"`
+	// What is wrong and what to do.
+	Message string `protobuf:"bytes,2,opt,name=message,proto3" json:"message,omitempty"`
+	// The last lines of the function's log, oldest first.
+	LogTail       []*Log `protobuf:"bytes,3,rep,name=log_tail,json=logTail,proto3" json:"log_tail,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Failed) Reset() {
+	*x = Failed{}
+	mi := &file_aipod_v1_job_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Failed) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Failed) ProtoMessage() {}
+
+func (x *Failed) ProtoReflect() protoreflect.Message {
+	mi := &file_aipod_v1_job_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Failed.ProtoReflect.Descriptor instead.
+func (*Failed) Descriptor() ([]byte, []int) {
+	return file_aipod_v1_job_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *Failed) GetCode() int32 {
+	if x != nil {
+		return x.Code
+	}
+	return 0
+}
+
+func (x *Failed) GetMessage() string {
+	if x != nil {
+		return x.Message
+	}
+	return ""
+}
+
+func (x *Failed) GetLogTail() []*Log {
+	if x != nil {
+		return x.LogTail
+	}
+	return nil
+}
+
+// Job describes a job.
+type Job struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Its id.
+	JobId string `protobuf:"bytes,1,opt,name=job_id,json=jobId,proto3" json:"job_id,omitempty"`
+	// What it does.
+	Spec *Spec `protobuf:"bytes,2,opt,name=spec,proto3" json:"spec,omitempty"`
+	// Where it is.
+	State State `protobuf:"varint,3,opt,name=state,proto3,enum=aipod.v1.State" json:"state,omitempty"`
+	// How often the function was begun.
+	Attempt int32 `protobuf:"varint,4,opt,name=attempt,proto3" json:"attempt,omitempty"`
+	// When the job was made.
+	CreateTime *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=create_time,json=createTime,proto3" json:"create_time,omitempty"`
+	// When the function was begun last.
+	StartTime *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=start_time,json=startTime,proto3" json:"start_time,omitempty"`
+	// When the job ended.
+	EndTime *timestamppb.Timestamp `protobuf:"bytes,7,opt,name=end_time,json=endTime,proto3" json:"end_time,omitempty"`
+	// When the job will be removed, once it has ended.
+	ExpireTime *timestamppb.Timestamp `protobuf:"bytes,8,opt,name=expire_time,json=expireTime,proto3" json:"expire_time,omitempty"`
+	// How much of the input is there, in bytes.
+	Committed int64 `protobuf:"varint,9,opt,name=committed,proto3" json:"committed,omitempty"`
+	// How many jobs come before this one, plus 1; 0 when it isn't queued.
+	QueuePosition int32 `protobuf:"varint,10,opt,name=queue_position,json=queuePosition,proto3" json:"queue_position,omitempty"`
+	// The last that the function has said, if it has.
+	Progress *Progress `protobuf:"bytes,11,opt,name=progress,proto3" json:"progress,omitempty"`
+	// How it succeeded, if it has. In ListJobs without the result.
+	Done *Done `protobuf:"bytes,12,opt,name=done,proto3" json:"done,omitempty"`
+	// How it failed, if it has. In ListJobs without the log.
+	Failed *Failed `protobuf:"bytes,13,opt,name=failed,proto3" json:"failed,omitempty"`
+	// The seq of the newest event.
+	LastSeq       uint64 `protobuf:"varint,14,opt,name=last_seq,json=lastSeq,proto3" json:"last_seq,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Job) Reset() {
+	*x = Job{}
+	mi := &file_aipod_v1_job_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Job) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Job) ProtoMessage() {}
+
+func (x *Job) ProtoReflect() protoreflect.Message {
+	mi := &file_aipod_v1_job_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Job.ProtoReflect.Descriptor instead.
+func (*Job) Descriptor() ([]byte, []int) {
+	return file_aipod_v1_job_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *Job) GetJobId() string {
+	if x != nil {
+		return x.JobId
+	}
+	return ""
+}
+
+func (x *Job) GetSpec() *Spec {
+	if x != nil {
+		return x.Spec
+	}
+	return nil
+}
+
+func (x *Job) GetState() State {
+	if x != nil {
+		return x.State
+	}
+	return State_STATE_UNSPECIFIED
+}
+
+func (x *Job) GetAttempt() int32 {
+	if x != nil {
+		return x.Attempt
+	}
+	return 0
+}
+
+func (x *Job) GetCreateTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.CreateTime
+	}
+	return nil
+}
+
+func (x *Job) GetStartTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.StartTime
+	}
+	return nil
+}
+
+func (x *Job) GetEndTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.EndTime
+	}
+	return nil
+}
+
+func (x *Job) GetExpireTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.ExpireTime
+	}
+	return nil
+}
+
+func (x *Job) GetCommitted() int64 {
+	if x != nil {
+		return x.Committed
+	}
+	return 0
+}
+
+func (x *Job) GetQueuePosition() int32 {
+	if x != nil {
+		return x.QueuePosition
+	}
+	return 0
+}
+
+func (x *Job) GetProgress() *Progress {
+	if x != nil {
+		return x.Progress
+	}
+	return nil
+}
+
+func (x *Job) GetDone() *Done {
+	if x != nil {
+		return x.Done
+	}
+	return nil
+}
+
+func (x *Job) GetFailed() *Failed {
+	if x != nil {
+		return x.Failed
+	}
+	return nil
+}
+
+func (x *Job) GetLastSeq() uint64 {
+	if x != nil {
+		return x.LastSeq
+	}
+	return 0
+}
+
+// CreateJobRequest makes a job.
+type CreateJobRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// As in Open, but empty lets the pod choose one. A caller that chooses can
+	// repeat the call when the answer is lost.
+	JobId string `protobuf:"bytes,1,opt,name=job_id,json=jobId,proto3" json:"job_id,omitempty"`
+	// What to do.
+	Spec          *Spec `protobuf:"bytes,2,opt,name=spec,proto3" json:"spec,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CreateJobRequest) Reset() {
+	*x = CreateJobRequest{}
+	mi := &file_aipod_v1_job_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CreateJobRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CreateJobRequest) ProtoMessage() {}
+
+func (x *CreateJobRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_aipod_v1_job_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CreateJobRequest.ProtoReflect.Descriptor instead.
+func (*CreateJobRequest) Descriptor() ([]byte, []int) {
+	return file_aipod_v1_job_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *CreateJobRequest) GetJobId() string {
+	if x != nil {
+		return x.JobId
+	}
+	return ""
+}
+
+func (x *CreateJobRequest) GetSpec() *Spec {
+	if x != nil {
+		return x.Spec
+	}
+	return nil
+}
+
+// CreateJobResponse describes the job that was made or found.
+type CreateJobResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The job.
+	Job           *Job `protobuf:"bytes,1,opt,name=job,proto3" json:"job,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CreateJobResponse) Reset() {
+	*x = CreateJobResponse{}
+	mi := &file_aipod_v1_job_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CreateJobResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CreateJobResponse) ProtoMessage() {}
+
+func (x *CreateJobResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_aipod_v1_job_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CreateJobResponse.ProtoReflect.Descriptor instead.
+func (*CreateJobResponse) Descriptor() ([]byte, []int) {
+	return file_aipod_v1_job_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *CreateJobResponse) GetJob() *Job {
+	if x != nil {
+		return x.Job
+	}
+	return nil
+}
+
+// WriteInputRequest is a part of the input, or its end, or both.
+type WriteInputRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The job.
+	JobId string `protobuf:"bytes,1,opt,name=job_id,json=jobId,proto3" json:"job_id,omitempty"`
+	// A part of the input.
+	Chunk *Chunk `protobuf:"bytes,2,opt,name=chunk,proto3" json:"chunk,omitempty"`
+	// The end of the input. The answer may come before the job is queued, if storing
+	// a large input takes long: WatchJob says so, or repeating this call.
+	CloseInput    *CloseInput `protobuf:"bytes,3,opt,name=close_input,json=closeInput,proto3" json:"close_input,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WriteInputRequest) Reset() {
+	*x = WriteInputRequest{}
+	mi := &file_aipod_v1_job_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WriteInputRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WriteInputRequest) ProtoMessage() {}
+
+func (x *WriteInputRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_aipod_v1_job_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WriteInputRequest.ProtoReflect.Descriptor instead.
+func (*WriteInputRequest) Descriptor() ([]byte, []int) {
+	return file_aipod_v1_job_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *WriteInputRequest) GetJobId() string {
+	if x != nil {
+		return x.JobId
+	}
+	return ""
+}
+
+func (x *WriteInputRequest) GetChunk() *Chunk {
+	if x != nil {
+		return x.Chunk
+	}
+	return nil
+}
+
+func (x *WriteInputRequest) GetCloseInput() *CloseInput {
+	if x != nil {
+		return x.CloseInput
+	}
+	return nil
+}
+
+// WriteInputResponse says how much is there.
+type WriteInputResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// In bytes; it survives the death of the pod's process.
+	Committed int64 `protobuf:"varint,1,opt,name=committed,proto3" json:"committed,omitempty"`
+	// Where the job is.
+	State         State `protobuf:"varint,2,opt,name=state,proto3,enum=aipod.v1.State" json:"state,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WriteInputResponse) Reset() {
+	*x = WriteInputResponse{}
+	mi := &file_aipod_v1_job_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WriteInputResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WriteInputResponse) ProtoMessage() {}
+
+func (x *WriteInputResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_aipod_v1_job_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WriteInputResponse.ProtoReflect.Descriptor instead.
+func (*WriteInputResponse) Descriptor() ([]byte, []int) {
+	return file_aipod_v1_job_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *WriteInputResponse) GetCommitted() int64 {
+	if x != nil {
+		return x.Committed
+	}
+	return 0
+}
+
+func (x *WriteInputResponse) GetState() State {
+	if x != nil {
+		return x.State
+	}
+	return State_STATE_UNSPECIFIED
+}
+
+// WatchJobRequest attaches to a job. The fields are those of Open.
+type WatchJobRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The job.
+	JobId string `protobuf:"bytes,1,opt,name=job_id,json=jobId,proto3" json:"job_id,omitempty"`
+	// The longest silence in the answer, 200ms to 30s; not set is the pod's own.
+	Heartbeat *durationpb.Duration `protobuf:"bytes,2,opt,name=heartbeat,proto3" json:"heartbeat,omitempty"`
+	// The seq of the last event that the caller has seen; 0 is none.
+	AfterSeq uint64 `protobuf:"varint,3,opt,name=after_seq,json=afterSeq,proto3" json:"after_seq,omitempty"`
+	// Where the caller goes on reading the output.
+	OutputOffset int64 `protobuf:"varint,4,opt,name=output_offset,json=outputOffset,proto3" json:"output_offset,omitempty"`
+	// The most bytes of output in a chunk; 0 is about 1 MiB.
+	MaxChunk int32 `protobuf:"varint,5,opt,name=max_chunk,json=maxChunk,proto3" json:"max_chunk,omitempty"`
+	// Whether output may come compressed.
+	AcceptZstd bool `protobuf:"varint,6,opt,name=accept_zstd,json=acceptZstd,proto3" json:"accept_zstd,omitempty"`
+	// Events only: Done comes without the output before it.
+	SkipOutput    bool `protobuf:"varint,7,opt,name=skip_output,json=skipOutput,proto3" json:"skip_output,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WatchJobRequest) Reset() {
+	*x = WatchJobRequest{}
+	mi := &file_aipod_v1_job_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WatchJobRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WatchJobRequest) ProtoMessage() {}
+
+func (x *WatchJobRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_aipod_v1_job_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WatchJobRequest.ProtoReflect.Descriptor instead.
+func (*WatchJobRequest) Descriptor() ([]byte, []int) {
+	return file_aipod_v1_job_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *WatchJobRequest) GetJobId() string {
+	if x != nil {
+		return x.JobId
+	}
+	return ""
+}
+
+func (x *WatchJobRequest) GetHeartbeat() *durationpb.Duration {
+	if x != nil {
+		return x.Heartbeat
+	}
+	return nil
+}
+
+func (x *WatchJobRequest) GetAfterSeq() uint64 {
+	if x != nil {
+		return x.AfterSeq
+	}
+	return 0
+}
+
+func (x *WatchJobRequest) GetOutputOffset() int64 {
+	if x != nil {
+		return x.OutputOffset
+	}
+	return 0
+}
+
+func (x *WatchJobRequest) GetMaxChunk() int32 {
+	if x != nil {
+		return x.MaxChunk
+	}
+	return 0
+}
+
+func (x *WatchJobRequest) GetAcceptZstd() bool {
+	if x != nil {
+		return x.AcceptZstd
+	}
+	return false
+}
+
+func (x *WatchJobRequest) GetSkipOutput() bool {
+	if x != nil {
+		return x.SkipOutput
+	}
+	return false
+}
+
+// WatchJobResponse is an event of the job.
+type WatchJobResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The event.
+	Event         *Event `protobuf:"bytes,1,opt,name=event,proto3" json:"event,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WatchJobResponse) Reset() {
+	*x = WatchJobResponse{}
+	mi := &file_aipod_v1_job_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WatchJobResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WatchJobResponse) ProtoMessage() {}
+
+func (x *WatchJobResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_aipod_v1_job_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WatchJobResponse.ProtoReflect.Descriptor instead.
+func (*WatchJobResponse) Descriptor() ([]byte, []int) {
+	return file_aipod_v1_job_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *WatchJobResponse) GetEvent() *Event {
+	if x != nil {
+		return x.Event
+	}
+	return nil
+}
+
+// GetJobRequest names a job.
+type GetJobRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The job.
+	JobId         string `protobuf:"bytes,1,opt,name=job_id,json=jobId,proto3" json:"job_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetJobRequest) Reset() {
+	*x = GetJobRequest{}
+	mi := &file_aipod_v1_job_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetJobRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetJobRequest) ProtoMessage() {}
+
+func (x *GetJobRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_aipod_v1_job_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetJobRequest.ProtoReflect.Descriptor instead.
+func (*GetJobRequest) Descriptor() ([]byte, []int) {
+	return file_aipod_v1_job_proto_rawDescGZIP(), []int{20}
+}
+
+func (x *GetJobRequest) GetJobId() string {
+	if x != nil {
+		return x.JobId
+	}
+	return ""
+}
+
+// GetJobResponse describes a job.
+type GetJobResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The job.
+	Job           *Job `protobuf:"bytes,1,opt,name=job,proto3" json:"job,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetJobResponse) Reset() {
+	*x = GetJobResponse{}
+	mi := &file_aipod_v1_job_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetJobResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetJobResponse) ProtoMessage() {}
+
+func (x *GetJobResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_aipod_v1_job_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetJobResponse.ProtoReflect.Descriptor instead.
+func (*GetJobResponse) Descriptor() ([]byte, []int) {
+	return file_aipod_v1_job_proto_rawDescGZIP(), []int{21}
+}
+
+func (x *GetJobResponse) GetJob() *Job {
+	if x != nil {
+		return x.Job
+	}
+	return nil
+}
+
+// ListJobsRequest asks for jobs.
+type ListJobsRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The most jobs to list; 0 is 100, and 1000 the most.
+	PageSize int32 `protobuf:"varint,1,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
+	// The next_page_token of the answer before; empty for the first page.
+	PageToken string `protobuf:"bytes,2,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
+	// Only jobs in one of these states; none is all.
+	States        []State `protobuf:"varint,3,rep,packed,name=states,proto3,enum=aipod.v1.State" json:"states,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListJobsRequest) Reset() {
+	*x = ListJobsRequest{}
+	mi := &file_aipod_v1_job_proto_msgTypes[22]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListJobsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListJobsRequest) ProtoMessage() {}
+
+func (x *ListJobsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_aipod_v1_job_proto_msgTypes[22]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListJobsRequest.ProtoReflect.Descriptor instead.
+func (*ListJobsRequest) Descriptor() ([]byte, []int) {
+	return file_aipod_v1_job_proto_rawDescGZIP(), []int{22}
+}
+
+func (x *ListJobsRequest) GetPageSize() int32 {
+	if x != nil {
+		return x.PageSize
+	}
+	return 0
+}
+
+func (x *ListJobsRequest) GetPageToken() string {
+	if x != nil {
+		return x.PageToken
+	}
+	return ""
+}
+
+func (x *ListJobsRequest) GetStates() []State {
+	if x != nil {
+		return x.States
+	}
+	return nil
+}
+
+// ListJobsResponse is a page of jobs.
+type ListJobsResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The newest first.
+	Jobs []*Job `protobuf:"bytes,1,rep,name=jobs,proto3" json:"jobs,omitempty"`
+	// Empty on the last page.
+	NextPageToken string `protobuf:"bytes,2,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListJobsResponse) Reset() {
+	*x = ListJobsResponse{}
+	mi := &file_aipod_v1_job_proto_msgTypes[23]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListJobsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListJobsResponse) ProtoMessage() {}
+
+func (x *ListJobsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_aipod_v1_job_proto_msgTypes[23]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListJobsResponse.ProtoReflect.Descriptor instead.
+func (*ListJobsResponse) Descriptor() ([]byte, []int) {
+	return file_aipod_v1_job_proto_rawDescGZIP(), []int{23}
+}
+
+func (x *ListJobsResponse) GetJobs() []*Job {
+	if x != nil {
+		return x.Jobs
+	}
+	return nil
+}
+
+func (x *ListJobsResponse) GetNextPageToken() string {
+	if x != nil {
+		return x.NextPageToken
+	}
+	return ""
+}
+
+// CancelJobRequest names a job.
+type CancelJobRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The job.
+	JobId         string `protobuf:"bytes,1,opt,name=job_id,json=jobId,proto3" json:"job_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CancelJobRequest) Reset() {
+	*x = CancelJobRequest{}
+	mi := &file_aipod_v1_job_proto_msgTypes[24]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CancelJobRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CancelJobRequest) ProtoMessage() {}
+
+func (x *CancelJobRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_aipod_v1_job_proto_msgTypes[24]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CancelJobRequest.ProtoReflect.Descriptor instead.
+func (*CancelJobRequest) Descriptor() ([]byte, []int) {
+	return file_aipod_v1_job_proto_rawDescGZIP(), []int{24}
+}
+
+func (x *CancelJobRequest) GetJobId() string {
+	if x != nil {
+		return x.JobId
+	}
+	return ""
+}
+
+// CancelJobResponse describes the job afterwards.
+type CancelJobResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The job. Its function may take a moment to notice.
+	Job           *Job `protobuf:"bytes,1,opt,name=job,proto3" json:"job,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CancelJobResponse) Reset() {
+	*x = CancelJobResponse{}
+	mi := &file_aipod_v1_job_proto_msgTypes[25]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CancelJobResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CancelJobResponse) ProtoMessage() {}
+
+func (x *CancelJobResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_aipod_v1_job_proto_msgTypes[25]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CancelJobResponse.ProtoReflect.Descriptor instead.
+func (*CancelJobResponse) Descriptor() ([]byte, []int) {
+	return file_aipod_v1_job_proto_rawDescGZIP(), []int{25}
+}
+
+func (x *CancelJobResponse) GetJob() *Job {
+	if x != nil {
+		return x.Job
+	}
+	return nil
+}
+
+// DeleteJobRequest names a job.
+type DeleteJobRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The job.
+	JobId         string `protobuf:"bytes,1,opt,name=job_id,json=jobId,proto3" json:"job_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DeleteJobRequest) Reset() {
+	*x = DeleteJobRequest{}
+	mi := &file_aipod_v1_job_proto_msgTypes[26]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DeleteJobRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DeleteJobRequest) ProtoMessage() {}
+
+func (x *DeleteJobRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_aipod_v1_job_proto_msgTypes[26]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DeleteJobRequest.ProtoReflect.Descriptor instead.
+func (*DeleteJobRequest) Descriptor() ([]byte, []int) {
+	return file_aipod_v1_job_proto_rawDescGZIP(), []int{26}
+}
+
+func (x *DeleteJobRequest) GetJobId() string {
+	if x != nil {
+		return x.JobId
+	}
+	return ""
+}
+
+// DeleteJobResponse says nothing: the job is gone.
+type DeleteJobResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DeleteJobResponse) Reset() {
+	*x = DeleteJobResponse{}
+	mi := &file_aipod_v1_job_proto_msgTypes[27]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DeleteJobResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DeleteJobResponse) ProtoMessage() {}
+
+func (x *DeleteJobResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_aipod_v1_job_proto_msgTypes[27]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DeleteJobResponse.ProtoReflect.Descriptor instead.
+func (*DeleteJobResponse) Descriptor() ([]byte, []int) {
+	return file_aipod_v1_job_proto_rawDescGZIP(), []int{27}
+}
+
+// Committed is a detail of errors about offsets.
+type Committed struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// How much of the input is there, in bytes.
+	Offset        int64 `protobuf:"varint,1,opt,name=offset,proto3" json:"offset,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Committed) Reset() {
+	*x = Committed{}
+	mi := &file_aipod_v1_job_proto_msgTypes[28]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Committed) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Committed) ProtoMessage() {}
+
+func (x *Committed) ProtoReflect() protoreflect.Message {
+	mi := &file_aipod_v1_job_proto_msgTypes[28]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Committed.ProtoReflect.Descriptor instead.
+func (*Committed) Descriptor() ([]byte, []int) {
+	return file_aipod_v1_job_proto_rawDescGZIP(), []int{28}
+}
+
+func (x *Committed) GetOffset() int64 {
+	if x != nil {
+		return x.Offset
+	}
+	return 0
+}
+
+// SizeLimit is a detail of errors about sizes.
+type SizeLimit struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The most that is possible, in bytes.
+	Limit int64 `protobuf:"varint,1,opt,name=limit,proto3" json:"limit,omitempty"`
+	// What was asked for, in bytes, or 0 if that isn't known.
+	Size          int64 `protobuf:"varint,2,opt,name=size,proto3" json:"size,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SizeLimit) Reset() {
+	*x = SizeLimit{}
+	mi := &file_aipod_v1_job_proto_msgTypes[29]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SizeLimit) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SizeLimit) ProtoMessage() {}
+
+func (x *SizeLimit) ProtoReflect() protoreflect.Message {
+	mi := &file_aipod_v1_job_proto_msgTypes[29]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SizeLimit.ProtoReflect.Descriptor instead.
+func (*SizeLimit) Descriptor() ([]byte, []int) {
+	return file_aipod_v1_job_proto_rawDescGZIP(), []int{29}
+}
+
+func (x *SizeLimit) GetLimit() int64 {
+	if x != nil {
+		return x.Limit
+	}
+	return 0
+}
+
+func (x *SizeLimit) GetSize() int64 {
+	if x != nil {
+		return x.Size
+	}
+	return 0
+}
+
 // ListFunctionsRequest asks for all functions of the pod.
 type ListFunctionsRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -32,7 +2356,7 @@ type ListFunctionsRequest struct {
 
 func (x *ListFunctionsRequest) Reset() {
 	*x = ListFunctionsRequest{}
-	mi := &file_aipod_v1_job_proto_msgTypes[0]
+	mi := &file_aipod_v1_job_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -44,7 +2368,7 @@ func (x *ListFunctionsRequest) String() string {
 func (*ListFunctionsRequest) ProtoMessage() {}
 
 func (x *ListFunctionsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_aipod_v1_job_proto_msgTypes[0]
+	mi := &file_aipod_v1_job_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -57,7 +2381,7 @@ func (x *ListFunctionsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListFunctionsRequest.ProtoReflect.Descriptor instead.
 func (*ListFunctionsRequest) Descriptor() ([]byte, []int) {
-	return file_aipod_v1_job_proto_rawDescGZIP(), []int{0}
+	return file_aipod_v1_job_proto_rawDescGZIP(), []int{30}
 }
 
 // ListFunctionsResponse describes the pod's model.
@@ -75,7 +2399,7 @@ type ListFunctionsResponse struct {
 
 func (x *ListFunctionsResponse) Reset() {
 	*x = ListFunctionsResponse{}
-	mi := &file_aipod_v1_job_proto_msgTypes[1]
+	mi := &file_aipod_v1_job_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -87,7 +2411,7 @@ func (x *ListFunctionsResponse) String() string {
 func (*ListFunctionsResponse) ProtoMessage() {}
 
 func (x *ListFunctionsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_aipod_v1_job_proto_msgTypes[1]
+	mi := &file_aipod_v1_job_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -100,7 +2424,7 @@ func (x *ListFunctionsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListFunctionsResponse.ProtoReflect.Descriptor instead.
 func (*ListFunctionsResponse) Descriptor() ([]byte, []int) {
-	return file_aipod_v1_job_proto_rawDescGZIP(), []int{1}
+	return file_aipod_v1_job_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *ListFunctionsResponse) GetModel() string {
@@ -137,7 +2461,7 @@ type Function struct {
 
 func (x *Function) Reset() {
 	*x = Function{}
-	mi := &file_aipod_v1_job_proto_msgTypes[2]
+	mi := &file_aipod_v1_job_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -149,7 +2473,7 @@ func (x *Function) String() string {
 func (*Function) ProtoMessage() {}
 
 func (x *Function) ProtoReflect() protoreflect.Message {
-	mi := &file_aipod_v1_job_proto_msgTypes[2]
+	mi := &file_aipod_v1_job_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -162,7 +2486,7 @@ func (x *Function) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Function.ProtoReflect.Descriptor instead.
 func (*Function) Descriptor() ([]byte, []int) {
-	return file_aipod_v1_job_proto_rawDescGZIP(), []int{2}
+	return file_aipod_v1_job_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *Function) GetName() string {
@@ -183,7 +2507,169 @@ var File_aipod_v1_job_proto protoreflect.FileDescriptor
 
 const file_aipod_v1_job_proto_rawDesc = "" +
 	"\n" +
-	"\x12aipod/v1/job.proto\x12\baipod.v1\"\x16\n" +
+	"\x12aipod/v1/job.proto\x12\baipod.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xa9\x02\n" +
+	"\x04Spec\x12\x12\n" +
+	"\x04func\x18\x01 \x01(\tR\x04func\x12\x18\n" +
+	"\aversion\x18\x02 \x01(\tR\aversion\x12\x1f\n" +
+	"\vkwargs_json\x18\x03 \x01(\fR\n" +
+	"kwargsJson\x12\x17\n" +
+	"\x04size\x18\x04 \x01(\x03H\x00R\x04size\x88\x01\x01\x12\x16\n" +
+	"\x06sha256\x18\x05 \x01(\fR\x06sha256\x128\n" +
+	"\bmetadata\x18\x06 \x03(\v2\x1c.aipod.v1.Spec.MetadataEntryR\bmetadata\x12!\n" +
+	"\fmax_attempts\x18\a \x01(\x05R\vmaxAttempts\x1a;\n" +
+	"\rMetadataEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01B\a\n" +
+	"\x05_size\"\xfa\x01\n" +
+	"\x04Open\x12\x15\n" +
+	"\x06job_id\x18\x01 \x01(\tR\x05jobId\x12\"\n" +
+	"\x04spec\x18\x02 \x01(\v2\x0e.aipod.v1.SpecR\x04spec\x127\n" +
+	"\theartbeat\x18\x03 \x01(\v2\x19.google.protobuf.DurationR\theartbeat\x12\x1b\n" +
+	"\tafter_seq\x18\x04 \x01(\x04R\bafterSeq\x12#\n" +
+	"\routput_offset\x18\x05 \x01(\x03R\foutputOffset\x12\x1b\n" +
+	"\tmax_chunk\x18\x06 \x01(\x05R\bmaxChunk\x12\x1f\n" +
+	"\vaccept_zstd\x18\a \x01(\bR\n" +
+	"acceptZstd\"\xa0\x01\n" +
+	"\x05Chunk\x12\x16\n" +
+	"\x06offset\x18\x01 \x01(\x03R\x06offset\x12\x12\n" +
+	"\x04data\x18\x02 \x01(\fR\x04data\x12(\n" +
+	"\x06coding\x18\x03 \x01(\x0e2\x10.aipod.v1.CodingR\x06coding\x12\x19\n" +
+	"\braw_size\x18\x04 \x01(\x05R\arawSize\x12\x1b\n" +
+	"\x06crc32c\x18\x05 \x01(\aH\x00R\x06crc32c\x88\x01\x01B\t\n" +
+	"\a_crc32c\"H\n" +
+	"\n" +
+	"CloseInput\x12\x12\n" +
+	"\x04size\x18\x01 \x01(\x03R\x04size\x12\x1b\n" +
+	"\x06crc32c\x18\x02 \x01(\aH\x00R\x06crc32c\x88\x01\x01B\t\n" +
+	"\a_crc32c\"\x9f\x01\n" +
+	"\n" +
+	"RunRequest\x12$\n" +
+	"\x04open\x18\x01 \x01(\v2\x0e.aipod.v1.OpenH\x00R\x04open\x12'\n" +
+	"\x05chunk\x18\x02 \x01(\v2\x0f.aipod.v1.ChunkH\x00R\x05chunk\x127\n" +
+	"\vclose_input\x18\x03 \x01(\v2\x14.aipod.v1.CloseInputH\x00R\n" +
+	"closeInputB\t\n" +
+	"\amessage\"4\n" +
+	"\vRunResponse\x12%\n" +
+	"\x05event\x18\x01 \x01(\v2\x0f.aipod.v1.EventR\x05event\"\x8b\x03\n" +
+	"\x05Event\x12\x10\n" +
+	"\x03seq\x18\x01 \x01(\x04R\x03seq\x12.\n" +
+	"\x04time\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x04time\x120\n" +
+	"\baccepted\x18\x03 \x01(\v2\x12.aipod.v1.AcceptedH\x00R\baccepted\x123\n" +
+	"\theartbeat\x18\x04 \x01(\v2\x13.aipod.v1.HeartbeatH\x00R\theartbeat\x120\n" +
+	"\bprogress\x18\x05 \x01(\v2\x12.aipod.v1.ProgressH\x00R\bprogress\x12!\n" +
+	"\x03log\x18\x06 \x01(\v2\r.aipod.v1.LogH\x00R\x03log\x12)\n" +
+	"\x06output\x18\a \x01(\v2\x0f.aipod.v1.ChunkH\x00R\x06output\x12$\n" +
+	"\x04done\x18\b \x01(\v2\x0e.aipod.v1.DoneH\x00R\x04done\x12*\n" +
+	"\x06failed\x18\t \x01(\v2\x10.aipod.v1.FailedH\x00R\x06failedB\a\n" +
+	"\x05event\"\xf6\x01\n" +
+	"\bAccepted\x12\x15\n" +
+	"\x06job_id\x18\x01 \x01(\tR\x05jobId\x12%\n" +
+	"\x05state\x18\x02 \x01(\x0e2\x0f.aipod.v1.StateR\x05state\x12\x1c\n" +
+	"\tcommitted\x18\x03 \x01(\x03R\tcommitted\x12\x1f\n" +
+	"\voutput_size\x18\x04 \x01(\x03R\n" +
+	"outputSize\x12\x19\n" +
+	"\blast_seq\x18\x05 \x01(\x04R\alastSeq\x12\x1c\n" +
+	"\ttruncated\x18\x06 \x01(\bR\ttruncated\x12\x18\n" +
+	"\aattempt\x18\a \x01(\x05R\aattempt\x12\x1a\n" +
+	"\battached\x18\b \x01(\bR\battached\"\xb0\x02\n" +
+	"\tHeartbeat\x12%\n" +
+	"\x05state\x18\x01 \x01(\x0e2\x0f.aipod.v1.StateR\x05state\x12%\n" +
+	"\x0equeue_position\x18\x02 \x01(\x05R\rqueuePosition\x12\x1c\n" +
+	"\tcommitted\x18\x03 \x01(\x03R\tcommitted\x123\n" +
+	"\aelapsed\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\aelapsed\x12.\n" +
+	"\bprogress\x18\x05 \x01(\v2\x12.aipod.v1.ProgressR\bprogress\x128\n" +
+	"\n" +
+	"worker_age\x18\x06 \x01(\v2\x19.google.protobuf.DurationR\tworkerAge\x12\x18\n" +
+	"\aattempt\x18\a \x01(\x05R\aattempt\"\\\n" +
+	"\bProgress\x12\x12\n" +
+	"\x04done\x18\x01 \x01(\x03R\x04done\x12\x14\n" +
+	"\x05total\x18\x02 \x01(\x03R\x05total\x12\x12\n" +
+	"\x04unit\x18\x03 \x01(\tR\x04unit\x12\x12\n" +
+	"\x04note\x18\x04 \x01(\tR\x04note\"/\n" +
+	"\x03Log\x12\x14\n" +
+	"\x05level\x18\x01 \x01(\x05R\x05level\x12\x12\n" +
+	"\x04line\x18\x02 \x01(\tR\x04line\"\xb2\x01\n" +
+	"\x04Done\x12\x1f\n" +
+	"\vresult_json\x18\x01 \x01(\fR\n" +
+	"resultJson\x12\x1f\n" +
+	"\voutput_size\x18\x02 \x01(\x03R\n" +
+	"outputSize\x12#\n" +
+	"\routput_crc32c\x18\x03 \x01(\aR\foutputCrc32c\x12$\n" +
+	"\x0eoutput_is_json\x18\x04 \x01(\bR\foutputIsJson\x12\x1d\n" +
+	"\n" +
+	"has_output\x18\x05 \x01(\bR\thasOutput\"`\n" +
+	"\x06Failed\x12\x12\n" +
+	"\x04code\x18\x01 \x01(\x05R\x04code\x12\x18\n" +
+	"\amessage\x18\x02 \x01(\tR\amessage\x12(\n" +
+	"\blog_tail\x18\x03 \x03(\v2\r.aipod.v1.LogR\alogTail\"\xcb\x04\n" +
+	"\x03Job\x12\x15\n" +
+	"\x06job_id\x18\x01 \x01(\tR\x05jobId\x12\"\n" +
+	"\x04spec\x18\x02 \x01(\v2\x0e.aipod.v1.SpecR\x04spec\x12%\n" +
+	"\x05state\x18\x03 \x01(\x0e2\x0f.aipod.v1.StateR\x05state\x12\x18\n" +
+	"\aattempt\x18\x04 \x01(\x05R\aattempt\x12;\n" +
+	"\vcreate_time\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
+	"createTime\x129\n" +
+	"\n" +
+	"start_time\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\tstartTime\x125\n" +
+	"\bend_time\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\aendTime\x12;\n" +
+	"\vexpire_time\x18\b \x01(\v2\x1a.google.protobuf.TimestampR\n" +
+	"expireTime\x12\x1c\n" +
+	"\tcommitted\x18\t \x01(\x03R\tcommitted\x12%\n" +
+	"\x0equeue_position\x18\n" +
+	" \x01(\x05R\rqueuePosition\x12.\n" +
+	"\bprogress\x18\v \x01(\v2\x12.aipod.v1.ProgressR\bprogress\x12\"\n" +
+	"\x04done\x18\f \x01(\v2\x0e.aipod.v1.DoneR\x04done\x12(\n" +
+	"\x06failed\x18\r \x01(\v2\x10.aipod.v1.FailedR\x06failed\x12\x19\n" +
+	"\blast_seq\x18\x0e \x01(\x04R\alastSeq\"M\n" +
+	"\x10CreateJobRequest\x12\x15\n" +
+	"\x06job_id\x18\x01 \x01(\tR\x05jobId\x12\"\n" +
+	"\x04spec\x18\x02 \x01(\v2\x0e.aipod.v1.SpecR\x04spec\"4\n" +
+	"\x11CreateJobResponse\x12\x1f\n" +
+	"\x03job\x18\x01 \x01(\v2\r.aipod.v1.JobR\x03job\"\x88\x01\n" +
+	"\x11WriteInputRequest\x12\x15\n" +
+	"\x06job_id\x18\x01 \x01(\tR\x05jobId\x12%\n" +
+	"\x05chunk\x18\x02 \x01(\v2\x0f.aipod.v1.ChunkR\x05chunk\x125\n" +
+	"\vclose_input\x18\x03 \x01(\v2\x14.aipod.v1.CloseInputR\n" +
+	"closeInput\"Y\n" +
+	"\x12WriteInputResponse\x12\x1c\n" +
+	"\tcommitted\x18\x01 \x01(\x03R\tcommitted\x12%\n" +
+	"\x05state\x18\x02 \x01(\x0e2\x0f.aipod.v1.StateR\x05state\"\x82\x02\n" +
+	"\x0fWatchJobRequest\x12\x15\n" +
+	"\x06job_id\x18\x01 \x01(\tR\x05jobId\x127\n" +
+	"\theartbeat\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\theartbeat\x12\x1b\n" +
+	"\tafter_seq\x18\x03 \x01(\x04R\bafterSeq\x12#\n" +
+	"\routput_offset\x18\x04 \x01(\x03R\foutputOffset\x12\x1b\n" +
+	"\tmax_chunk\x18\x05 \x01(\x05R\bmaxChunk\x12\x1f\n" +
+	"\vaccept_zstd\x18\x06 \x01(\bR\n" +
+	"acceptZstd\x12\x1f\n" +
+	"\vskip_output\x18\a \x01(\bR\n" +
+	"skipOutput\"9\n" +
+	"\x10WatchJobResponse\x12%\n" +
+	"\x05event\x18\x01 \x01(\v2\x0f.aipod.v1.EventR\x05event\"&\n" +
+	"\rGetJobRequest\x12\x15\n" +
+	"\x06job_id\x18\x01 \x01(\tR\x05jobId\"1\n" +
+	"\x0eGetJobResponse\x12\x1f\n" +
+	"\x03job\x18\x01 \x01(\v2\r.aipod.v1.JobR\x03job\"v\n" +
+	"\x0fListJobsRequest\x12\x1b\n" +
+	"\tpage_size\x18\x01 \x01(\x05R\bpageSize\x12\x1d\n" +
+	"\n" +
+	"page_token\x18\x02 \x01(\tR\tpageToken\x12'\n" +
+	"\x06states\x18\x03 \x03(\x0e2\x0f.aipod.v1.StateR\x06states\"]\n" +
+	"\x10ListJobsResponse\x12!\n" +
+	"\x04jobs\x18\x01 \x03(\v2\r.aipod.v1.JobR\x04jobs\x12&\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\")\n" +
+	"\x10CancelJobRequest\x12\x15\n" +
+	"\x06job_id\x18\x01 \x01(\tR\x05jobId\"4\n" +
+	"\x11CancelJobResponse\x12\x1f\n" +
+	"\x03job\x18\x01 \x01(\v2\r.aipod.v1.JobR\x03job\")\n" +
+	"\x10DeleteJobRequest\x12\x15\n" +
+	"\x06job_id\x18\x01 \x01(\tR\x05jobId\"\x13\n" +
+	"\x11DeleteJobResponse\"#\n" +
+	"\tCommitted\x12\x16\n" +
+	"\x06offset\x18\x01 \x01(\x03R\x06offset\"5\n" +
+	"\tSizeLimit\x12\x14\n" +
+	"\x05limit\x18\x01 \x01(\x03R\x05limit\x12\x12\n" +
+	"\x04size\x18\x02 \x01(\x03R\x04size\"\x16\n" +
 	"\x14ListFunctionsRequest\"{\n" +
 	"\x15ListFunctionsResponse\x12\x14\n" +
 	"\x05model\x18\x01 \x01(\tR\x05model\x120\n" +
@@ -191,9 +2677,32 @@ const file_aipod_v1_job_proto_rawDesc = "" +
 	"\bversions\x18\x03 \x03(\tR\bversions\"0\n" +
 	"\bFunction\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x10\n" +
-	"\x03doc\x18\x02 \x01(\tR\x03doc2^\n" +
+	"\x03doc\x18\x02 \x01(\tR\x03doc*\xa6\x01\n" +
+	"\x05State\x12\x15\n" +
+	"\x11STATE_UNSPECIFIED\x10\x00\x12\x13\n" +
+	"\x0fSTATE_RECEIVING\x10\x01\x12\x10\n" +
+	"\fSTATE_QUEUED\x10\x02\x12\x11\n" +
+	"\rSTATE_LOADING\x10\x03\x12\x11\n" +
+	"\rSTATE_RUNNING\x10\x04\x12\x13\n" +
+	"\x0fSTATE_SUCCEEDED\x10\x05\x12\x10\n" +
+	"\fSTATE_FAILED\x10\x06\x12\x12\n" +
+	"\x0eSTATE_CANCELED\x10\a*A\n" +
+	"\x06Coding\x12\x16\n" +
+	"\x12CODING_UNSPECIFIED\x10\x00\x12\x0e\n" +
 	"\n" +
-	"JobService\x12P\n" +
+	"CODING_RAW\x10\x01\x12\x0f\n" +
+	"\vCODING_ZSTD\x10\x022\xf6\x04\n" +
+	"\n" +
+	"JobService\x126\n" +
+	"\x03Run\x12\x14.aipod.v1.RunRequest\x1a\x15.aipod.v1.RunResponse(\x010\x01\x12D\n" +
+	"\tCreateJob\x12\x1a.aipod.v1.CreateJobRequest\x1a\x1b.aipod.v1.CreateJobResponse\x12G\n" +
+	"\n" +
+	"WriteInput\x12\x1b.aipod.v1.WriteInputRequest\x1a\x1c.aipod.v1.WriteInputResponse\x12C\n" +
+	"\bWatchJob\x12\x19.aipod.v1.WatchJobRequest\x1a\x1a.aipod.v1.WatchJobResponse0\x01\x12;\n" +
+	"\x06GetJob\x12\x17.aipod.v1.GetJobRequest\x1a\x18.aipod.v1.GetJobResponse\x12A\n" +
+	"\bListJobs\x12\x19.aipod.v1.ListJobsRequest\x1a\x1a.aipod.v1.ListJobsResponse\x12D\n" +
+	"\tCancelJob\x12\x1a.aipod.v1.CancelJobRequest\x1a\x1b.aipod.v1.CancelJobResponse\x12D\n" +
+	"\tDeleteJob\x12\x1a.aipod.v1.DeleteJobRequest\x1a\x1b.aipod.v1.DeleteJobResponse\x12P\n" +
 	"\rListFunctions\x12\x1e.aipod.v1.ListFunctionsRequest\x1a\x1f.aipod.v1.ListFunctionsResponseB-Z+github.com/aipod/aipod/gen/aipod/v1;aipodv1b\x06proto3"
 
 var (
@@ -208,21 +2717,115 @@ func file_aipod_v1_job_proto_rawDescGZIP() []byte {
 	return file_aipod_v1_job_proto_rawDescData
 }
 
-var file_aipod_v1_job_proto_msgTypes = make([]protoimpl.MessageInfo, 3)
+var file_aipod_v1_job_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
+var file_aipod_v1_job_proto_msgTypes = make([]protoimpl.MessageInfo, 34)
 var file_aipod_v1_job_proto_goTypes = []any{
-	(*ListFunctionsRequest)(nil),  // 0: aipod.v1.ListFunctionsRequest
-	(*ListFunctionsResponse)(nil), // 1: aipod.v1.ListFunctionsResponse
-	(*Function)(nil),              // 2: aipod.v1.Function
+	(State)(0),                    // 0: aipod.v1.State
+	(Coding)(0),                   // 1: aipod.v1.Coding
+	(*Spec)(nil),                  // 2: aipod.v1.Spec
+	(*Open)(nil),                  // 3: aipod.v1.Open
+	(*Chunk)(nil),                 // 4: aipod.v1.Chunk
+	(*CloseInput)(nil),            // 5: aipod.v1.CloseInput
+	(*RunRequest)(nil),            // 6: aipod.v1.RunRequest
+	(*RunResponse)(nil),           // 7: aipod.v1.RunResponse
+	(*Event)(nil),                 // 8: aipod.v1.Event
+	(*Accepted)(nil),              // 9: aipod.v1.Accepted
+	(*Heartbeat)(nil),             // 10: aipod.v1.Heartbeat
+	(*Progress)(nil),              // 11: aipod.v1.Progress
+	(*Log)(nil),                   // 12: aipod.v1.Log
+	(*Done)(nil),                  // 13: aipod.v1.Done
+	(*Failed)(nil),                // 14: aipod.v1.Failed
+	(*Job)(nil),                   // 15: aipod.v1.Job
+	(*CreateJobRequest)(nil),      // 16: aipod.v1.CreateJobRequest
+	(*CreateJobResponse)(nil),     // 17: aipod.v1.CreateJobResponse
+	(*WriteInputRequest)(nil),     // 18: aipod.v1.WriteInputRequest
+	(*WriteInputResponse)(nil),    // 19: aipod.v1.WriteInputResponse
+	(*WatchJobRequest)(nil),       // 20: aipod.v1.WatchJobRequest
+	(*WatchJobResponse)(nil),      // 21: aipod.v1.WatchJobResponse
+	(*GetJobRequest)(nil),         // 22: aipod.v1.GetJobRequest
+	(*GetJobResponse)(nil),        // 23: aipod.v1.GetJobResponse
+	(*ListJobsRequest)(nil),       // 24: aipod.v1.ListJobsRequest
+	(*ListJobsResponse)(nil),      // 25: aipod.v1.ListJobsResponse
+	(*CancelJobRequest)(nil),      // 26: aipod.v1.CancelJobRequest
+	(*CancelJobResponse)(nil),     // 27: aipod.v1.CancelJobResponse
+	(*DeleteJobRequest)(nil),      // 28: aipod.v1.DeleteJobRequest
+	(*DeleteJobResponse)(nil),     // 29: aipod.v1.DeleteJobResponse
+	(*Committed)(nil),             // 30: aipod.v1.Committed
+	(*SizeLimit)(nil),             // 31: aipod.v1.SizeLimit
+	(*ListFunctionsRequest)(nil),  // 32: aipod.v1.ListFunctionsRequest
+	(*ListFunctionsResponse)(nil), // 33: aipod.v1.ListFunctionsResponse
+	(*Function)(nil),              // 34: aipod.v1.Function
+	nil,                           // 35: aipod.v1.Spec.MetadataEntry
+	(*durationpb.Duration)(nil),   // 36: google.protobuf.Duration
+	(*timestamppb.Timestamp)(nil), // 37: google.protobuf.Timestamp
 }
 var file_aipod_v1_job_proto_depIdxs = []int32{
-	2, // 0: aipod.v1.ListFunctionsResponse.functions:type_name -> aipod.v1.Function
-	0, // 1: aipod.v1.JobService.ListFunctions:input_type -> aipod.v1.ListFunctionsRequest
-	1, // 2: aipod.v1.JobService.ListFunctions:output_type -> aipod.v1.ListFunctionsResponse
-	2, // [2:3] is the sub-list for method output_type
-	1, // [1:2] is the sub-list for method input_type
-	1, // [1:1] is the sub-list for extension type_name
-	1, // [1:1] is the sub-list for extension extendee
-	0, // [0:1] is the sub-list for field type_name
+	35, // 0: aipod.v1.Spec.metadata:type_name -> aipod.v1.Spec.MetadataEntry
+	2,  // 1: aipod.v1.Open.spec:type_name -> aipod.v1.Spec
+	36, // 2: aipod.v1.Open.heartbeat:type_name -> google.protobuf.Duration
+	1,  // 3: aipod.v1.Chunk.coding:type_name -> aipod.v1.Coding
+	3,  // 4: aipod.v1.RunRequest.open:type_name -> aipod.v1.Open
+	4,  // 5: aipod.v1.RunRequest.chunk:type_name -> aipod.v1.Chunk
+	5,  // 6: aipod.v1.RunRequest.close_input:type_name -> aipod.v1.CloseInput
+	8,  // 7: aipod.v1.RunResponse.event:type_name -> aipod.v1.Event
+	37, // 8: aipod.v1.Event.time:type_name -> google.protobuf.Timestamp
+	9,  // 9: aipod.v1.Event.accepted:type_name -> aipod.v1.Accepted
+	10, // 10: aipod.v1.Event.heartbeat:type_name -> aipod.v1.Heartbeat
+	11, // 11: aipod.v1.Event.progress:type_name -> aipod.v1.Progress
+	12, // 12: aipod.v1.Event.log:type_name -> aipod.v1.Log
+	4,  // 13: aipod.v1.Event.output:type_name -> aipod.v1.Chunk
+	13, // 14: aipod.v1.Event.done:type_name -> aipod.v1.Done
+	14, // 15: aipod.v1.Event.failed:type_name -> aipod.v1.Failed
+	0,  // 16: aipod.v1.Accepted.state:type_name -> aipod.v1.State
+	0,  // 17: aipod.v1.Heartbeat.state:type_name -> aipod.v1.State
+	36, // 18: aipod.v1.Heartbeat.elapsed:type_name -> google.protobuf.Duration
+	11, // 19: aipod.v1.Heartbeat.progress:type_name -> aipod.v1.Progress
+	36, // 20: aipod.v1.Heartbeat.worker_age:type_name -> google.protobuf.Duration
+	12, // 21: aipod.v1.Failed.log_tail:type_name -> aipod.v1.Log
+	2,  // 22: aipod.v1.Job.spec:type_name -> aipod.v1.Spec
+	0,  // 23: aipod.v1.Job.state:type_name -> aipod.v1.State
+	37, // 24: aipod.v1.Job.create_time:type_name -> google.protobuf.Timestamp
+	37, // 25: aipod.v1.Job.start_time:type_name -> google.protobuf.Timestamp
+	37, // 26: aipod.v1.Job.end_time:type_name -> google.protobuf.Timestamp
+	37, // 27: aipod.v1.Job.expire_time:type_name -> google.protobuf.Timestamp
+	11, // 28: aipod.v1.Job.progress:type_name -> aipod.v1.Progress
+	13, // 29: aipod.v1.Job.done:type_name -> aipod.v1.Done
+	14, // 30: aipod.v1.Job.failed:type_name -> aipod.v1.Failed
+	2,  // 31: aipod.v1.CreateJobRequest.spec:type_name -> aipod.v1.Spec
+	15, // 32: aipod.v1.CreateJobResponse.job:type_name -> aipod.v1.Job
+	4,  // 33: aipod.v1.WriteInputRequest.chunk:type_name -> aipod.v1.Chunk
+	5,  // 34: aipod.v1.WriteInputRequest.close_input:type_name -> aipod.v1.CloseInput
+	0,  // 35: aipod.v1.WriteInputResponse.state:type_name -> aipod.v1.State
+	36, // 36: aipod.v1.WatchJobRequest.heartbeat:type_name -> google.protobuf.Duration
+	8,  // 37: aipod.v1.WatchJobResponse.event:type_name -> aipod.v1.Event
+	15, // 38: aipod.v1.GetJobResponse.job:type_name -> aipod.v1.Job
+	0,  // 39: aipod.v1.ListJobsRequest.states:type_name -> aipod.v1.State
+	15, // 40: aipod.v1.ListJobsResponse.jobs:type_name -> aipod.v1.Job
+	15, // 41: aipod.v1.CancelJobResponse.job:type_name -> aipod.v1.Job
+	34, // 42: aipod.v1.ListFunctionsResponse.functions:type_name -> aipod.v1.Function
+	6,  // 43: aipod.v1.JobService.Run:input_type -> aipod.v1.RunRequest
+	16, // 44: aipod.v1.JobService.CreateJob:input_type -> aipod.v1.CreateJobRequest
+	18, // 45: aipod.v1.JobService.WriteInput:input_type -> aipod.v1.WriteInputRequest
+	20, // 46: aipod.v1.JobService.WatchJob:input_type -> aipod.v1.WatchJobRequest
+	22, // 47: aipod.v1.JobService.GetJob:input_type -> aipod.v1.GetJobRequest
+	24, // 48: aipod.v1.JobService.ListJobs:input_type -> aipod.v1.ListJobsRequest
+	26, // 49: aipod.v1.JobService.CancelJob:input_type -> aipod.v1.CancelJobRequest
+	28, // 50: aipod.v1.JobService.DeleteJob:input_type -> aipod.v1.DeleteJobRequest
+	32, // 51: aipod.v1.JobService.ListFunctions:input_type -> aipod.v1.ListFunctionsRequest
+	7,  // 52: aipod.v1.JobService.Run:output_type -> aipod.v1.RunResponse
+	17, // 53: aipod.v1.JobService.CreateJob:output_type -> aipod.v1.CreateJobResponse
+	19, // 54: aipod.v1.JobService.WriteInput:output_type -> aipod.v1.WriteInputResponse
+	21, // 55: aipod.v1.JobService.WatchJob:output_type -> aipod.v1.WatchJobResponse
+	23, // 56: aipod.v1.JobService.GetJob:output_type -> aipod.v1.GetJobResponse
+	25, // 57: aipod.v1.JobService.ListJobs:output_type -> aipod.v1.ListJobsResponse
+	27, // 58: aipod.v1.JobService.CancelJob:output_type -> aipod.v1.CancelJobResponse
+	29, // 59: aipod.v1.JobService.DeleteJob:output_type -> aipod.v1.DeleteJobResponse
+	33, // 60: aipod.v1.JobService.ListFunctions:output_type -> aipod.v1.ListFunctionsResponse
+	52, // [52:61] is the sub-list for method output_type
+	43, // [43:52] is the sub-list for method input_type
+	43, // [43:43] is the sub-list for extension type_name
+	43, // [43:43] is the sub-list for extension extendee
+	0,  // [0:43] is the sub-list for field type_name
 }
 
 func init() { file_aipod_v1_job_proto_init() }
@@ -230,18 +2833,36 @@ func file_aipod_v1_job_proto_init() {
 	if File_aipod_v1_job_proto != nil {
 		return
 	}
+	file_aipod_v1_job_proto_msgTypes[0].OneofWrappers = []any{}
+	file_aipod_v1_job_proto_msgTypes[2].OneofWrappers = []any{}
+	file_aipod_v1_job_proto_msgTypes[3].OneofWrappers = []any{}
+	file_aipod_v1_job_proto_msgTypes[4].OneofWrappers = []any{
+		(*RunRequest_Open)(nil),
+		(*RunRequest_Chunk)(nil),
+		(*RunRequest_CloseInput)(nil),
+	}
+	file_aipod_v1_job_proto_msgTypes[6].OneofWrappers = []any{
+		(*Event_Accepted)(nil),
+		(*Event_Heartbeat)(nil),
+		(*Event_Progress)(nil),
+		(*Event_Log)(nil),
+		(*Event_Output)(nil),
+		(*Event_Done)(nil),
+		(*Event_Failed)(nil),
+	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_aipod_v1_job_proto_rawDesc), len(file_aipod_v1_job_proto_rawDesc)),
-			NumEnums:      0,
-			NumMessages:   3,
+			NumEnums:      2,
+			NumMessages:   34,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
 		GoTypes:           file_aipod_v1_job_proto_goTypes,
 		DependencyIndexes: file_aipod_v1_job_proto_depIdxs,
+		EnumInfos:         file_aipod_v1_job_proto_enumTypes,
 		MessageInfos:      file_aipod_v1_job_proto_msgTypes,
 	}.Build()
 	File_aipod_v1_job_proto = out.File

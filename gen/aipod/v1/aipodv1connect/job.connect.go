@@ -34,6 +34,22 @@ const (
 // reflection-formatted method names, remove the leading slash and convert the remaining slash to a
 // period.
 const (
+	// JobServiceRunProcedure is the fully-qualified name of the JobService's Run RPC.
+	JobServiceRunProcedure = "/aipod.v1.JobService/Run"
+	// JobServiceCreateJobProcedure is the fully-qualified name of the JobService's CreateJob RPC.
+	JobServiceCreateJobProcedure = "/aipod.v1.JobService/CreateJob"
+	// JobServiceWriteInputProcedure is the fully-qualified name of the JobService's WriteInput RPC.
+	JobServiceWriteInputProcedure = "/aipod.v1.JobService/WriteInput"
+	// JobServiceWatchJobProcedure is the fully-qualified name of the JobService's WatchJob RPC.
+	JobServiceWatchJobProcedure = "/aipod.v1.JobService/WatchJob"
+	// JobServiceGetJobProcedure is the fully-qualified name of the JobService's GetJob RPC.
+	JobServiceGetJobProcedure = "/aipod.v1.JobService/GetJob"
+	// JobServiceListJobsProcedure is the fully-qualified name of the JobService's ListJobs RPC.
+	JobServiceListJobsProcedure = "/aipod.v1.JobService/ListJobs"
+	// JobServiceCancelJobProcedure is the fully-qualified name of the JobService's CancelJob RPC.
+	JobServiceCancelJobProcedure = "/aipod.v1.JobService/CancelJob"
+	// JobServiceDeleteJobProcedure is the fully-qualified name of the JobService's DeleteJob RPC.
+	JobServiceDeleteJobProcedure = "/aipod.v1.JobService/DeleteJob"
 	// JobServiceListFunctionsProcedure is the fully-qualified name of the JobService's ListFunctions
 	// RPC.
 	JobServiceListFunctionsProcedure = "/aipod.v1.JobService/ListFunctions"
@@ -41,6 +57,37 @@ const (
 
 // JobServiceClient is a client for the aipod.v1.JobService service.
 type JobServiceClient interface {
+	// Runs a whole job on one stream: Open, then chunks and CloseInput, against
+	// events. For callers with HTTP/2. Without a job_id the job lives and dies with
+	// the stream. With one this is also how to attach again: the first event says
+	// how much of the input is there, and the upload goes on from it.
+	//
+	// ALREADY_EXISTS: the id belongs to a job with another spec. ABORTED
+	// "superseded": a newer stream writes the input now. OUT_OF_RANGE with
+	// Committed: a chunk begins after the end of what is there. DATA_LOSS with
+	// Committed: the whole input has not the checksum of CloseInput; send it again
+	// from that offset. RESOURCE_EXHAUSTED: no room, or too large.
+	Run(context.Context) *connect.BidiStreamForClient[v1.RunRequest, v1.RunResponse]
+	// Makes a job, or finds the one that has the same id and spec. Always durable.
+	// ALREADY_EXISTS: the id belongs to a job with another spec.
+	CreateJob(context.Context, *connect.Request[v1.CreateJobRequest]) (*connect.Response[v1.CreateJobResponse], error)
+	// Writes one chunk of a job's input, or closes the input, or both. Repeating a
+	// call is harmless. The errors are those of Run, and NOT_FOUND.
+	WriteInput(context.Context, *connect.Request[v1.WriteInputRequest]) (*connect.Response[v1.WriteInputResponse], error)
+	// Follows a job to its end: what happened since after_seq, then what happens.
+	// NOT_FOUND: there is no such job.
+	WatchJob(context.Context, *connect.Request[v1.WatchJobRequest]) (*connect.ServerStreamForClient[v1.WatchJobResponse], error)
+	// Describes a job, with its result if it has one. Never waits. NOT_FOUND: there
+	// is no such job.
+	GetJob(context.Context, *connect.Request[v1.GetJobRequest]) (*connect.Response[v1.GetJobResponse], error)
+	// Lists the pod's durable jobs, the newest first.
+	ListJobs(context.Context, *connect.Request[v1.ListJobsRequest]) (*connect.Response[v1.ListJobsResponse], error)
+	// Cancels a job; one that has ended stays as it is. NOT_FOUND: there is no such
+	// job.
+	CancelJob(context.Context, *connect.Request[v1.CancelJobRequest]) (*connect.Response[v1.CancelJobResponse], error)
+	// Cancels a job that has not ended, and removes it with all that it holds. A job
+	// that is not there is not an error.
+	DeleteJob(context.Context, *connect.Request[v1.DeleteJobRequest]) (*connect.Response[v1.DeleteJobResponse], error)
 	// Lists what the pod's model can do. Never waits for the model.
 	ListFunctions(context.Context, *connect.Request[v1.ListFunctionsRequest]) (*connect.Response[v1.ListFunctionsResponse], error)
 }
@@ -56,6 +103,54 @@ func NewJobServiceClient(httpClient connect.HTTPClient, baseURL string, opts ...
 	baseURL = strings.TrimRight(baseURL, "/")
 	jobServiceMethods := v1.File_aipod_v1_job_proto.Services().ByName("JobService").Methods()
 	return &jobServiceClient{
+		run: connect.NewClient[v1.RunRequest, v1.RunResponse](
+			httpClient,
+			baseURL+JobServiceRunProcedure,
+			connect.WithSchema(jobServiceMethods.ByName("Run")),
+			connect.WithClientOptions(opts...),
+		),
+		createJob: connect.NewClient[v1.CreateJobRequest, v1.CreateJobResponse](
+			httpClient,
+			baseURL+JobServiceCreateJobProcedure,
+			connect.WithSchema(jobServiceMethods.ByName("CreateJob")),
+			connect.WithClientOptions(opts...),
+		),
+		writeInput: connect.NewClient[v1.WriteInputRequest, v1.WriteInputResponse](
+			httpClient,
+			baseURL+JobServiceWriteInputProcedure,
+			connect.WithSchema(jobServiceMethods.ByName("WriteInput")),
+			connect.WithClientOptions(opts...),
+		),
+		watchJob: connect.NewClient[v1.WatchJobRequest, v1.WatchJobResponse](
+			httpClient,
+			baseURL+JobServiceWatchJobProcedure,
+			connect.WithSchema(jobServiceMethods.ByName("WatchJob")),
+			connect.WithClientOptions(opts...),
+		),
+		getJob: connect.NewClient[v1.GetJobRequest, v1.GetJobResponse](
+			httpClient,
+			baseURL+JobServiceGetJobProcedure,
+			connect.WithSchema(jobServiceMethods.ByName("GetJob")),
+			connect.WithClientOptions(opts...),
+		),
+		listJobs: connect.NewClient[v1.ListJobsRequest, v1.ListJobsResponse](
+			httpClient,
+			baseURL+JobServiceListJobsProcedure,
+			connect.WithSchema(jobServiceMethods.ByName("ListJobs")),
+			connect.WithClientOptions(opts...),
+		),
+		cancelJob: connect.NewClient[v1.CancelJobRequest, v1.CancelJobResponse](
+			httpClient,
+			baseURL+JobServiceCancelJobProcedure,
+			connect.WithSchema(jobServiceMethods.ByName("CancelJob")),
+			connect.WithClientOptions(opts...),
+		),
+		deleteJob: connect.NewClient[v1.DeleteJobRequest, v1.DeleteJobResponse](
+			httpClient,
+			baseURL+JobServiceDeleteJobProcedure,
+			connect.WithSchema(jobServiceMethods.ByName("DeleteJob")),
+			connect.WithClientOptions(opts...),
+		),
 		listFunctions: connect.NewClient[v1.ListFunctionsRequest, v1.ListFunctionsResponse](
 			httpClient,
 			baseURL+JobServiceListFunctionsProcedure,
@@ -67,7 +162,55 @@ func NewJobServiceClient(httpClient connect.HTTPClient, baseURL string, opts ...
 
 // jobServiceClient implements JobServiceClient.
 type jobServiceClient struct {
+	run           *connect.Client[v1.RunRequest, v1.RunResponse]
+	createJob     *connect.Client[v1.CreateJobRequest, v1.CreateJobResponse]
+	writeInput    *connect.Client[v1.WriteInputRequest, v1.WriteInputResponse]
+	watchJob      *connect.Client[v1.WatchJobRequest, v1.WatchJobResponse]
+	getJob        *connect.Client[v1.GetJobRequest, v1.GetJobResponse]
+	listJobs      *connect.Client[v1.ListJobsRequest, v1.ListJobsResponse]
+	cancelJob     *connect.Client[v1.CancelJobRequest, v1.CancelJobResponse]
+	deleteJob     *connect.Client[v1.DeleteJobRequest, v1.DeleteJobResponse]
 	listFunctions *connect.Client[v1.ListFunctionsRequest, v1.ListFunctionsResponse]
+}
+
+// Run calls aipod.v1.JobService.Run.
+func (c *jobServiceClient) Run(ctx context.Context) *connect.BidiStreamForClient[v1.RunRequest, v1.RunResponse] {
+	return c.run.CallBidiStream(ctx)
+}
+
+// CreateJob calls aipod.v1.JobService.CreateJob.
+func (c *jobServiceClient) CreateJob(ctx context.Context, req *connect.Request[v1.CreateJobRequest]) (*connect.Response[v1.CreateJobResponse], error) {
+	return c.createJob.CallUnary(ctx, req)
+}
+
+// WriteInput calls aipod.v1.JobService.WriteInput.
+func (c *jobServiceClient) WriteInput(ctx context.Context, req *connect.Request[v1.WriteInputRequest]) (*connect.Response[v1.WriteInputResponse], error) {
+	return c.writeInput.CallUnary(ctx, req)
+}
+
+// WatchJob calls aipod.v1.JobService.WatchJob.
+func (c *jobServiceClient) WatchJob(ctx context.Context, req *connect.Request[v1.WatchJobRequest]) (*connect.ServerStreamForClient[v1.WatchJobResponse], error) {
+	return c.watchJob.CallServerStream(ctx, req)
+}
+
+// GetJob calls aipod.v1.JobService.GetJob.
+func (c *jobServiceClient) GetJob(ctx context.Context, req *connect.Request[v1.GetJobRequest]) (*connect.Response[v1.GetJobResponse], error) {
+	return c.getJob.CallUnary(ctx, req)
+}
+
+// ListJobs calls aipod.v1.JobService.ListJobs.
+func (c *jobServiceClient) ListJobs(ctx context.Context, req *connect.Request[v1.ListJobsRequest]) (*connect.Response[v1.ListJobsResponse], error) {
+	return c.listJobs.CallUnary(ctx, req)
+}
+
+// CancelJob calls aipod.v1.JobService.CancelJob.
+func (c *jobServiceClient) CancelJob(ctx context.Context, req *connect.Request[v1.CancelJobRequest]) (*connect.Response[v1.CancelJobResponse], error) {
+	return c.cancelJob.CallUnary(ctx, req)
+}
+
+// DeleteJob calls aipod.v1.JobService.DeleteJob.
+func (c *jobServiceClient) DeleteJob(ctx context.Context, req *connect.Request[v1.DeleteJobRequest]) (*connect.Response[v1.DeleteJobResponse], error) {
+	return c.deleteJob.CallUnary(ctx, req)
 }
 
 // ListFunctions calls aipod.v1.JobService.ListFunctions.
@@ -77,6 +220,37 @@ func (c *jobServiceClient) ListFunctions(ctx context.Context, req *connect.Reque
 
 // JobServiceHandler is an implementation of the aipod.v1.JobService service.
 type JobServiceHandler interface {
+	// Runs a whole job on one stream: Open, then chunks and CloseInput, against
+	// events. For callers with HTTP/2. Without a job_id the job lives and dies with
+	// the stream. With one this is also how to attach again: the first event says
+	// how much of the input is there, and the upload goes on from it.
+	//
+	// ALREADY_EXISTS: the id belongs to a job with another spec. ABORTED
+	// "superseded": a newer stream writes the input now. OUT_OF_RANGE with
+	// Committed: a chunk begins after the end of what is there. DATA_LOSS with
+	// Committed: the whole input has not the checksum of CloseInput; send it again
+	// from that offset. RESOURCE_EXHAUSTED: no room, or too large.
+	Run(context.Context, *connect.BidiStream[v1.RunRequest, v1.RunResponse]) error
+	// Makes a job, or finds the one that has the same id and spec. Always durable.
+	// ALREADY_EXISTS: the id belongs to a job with another spec.
+	CreateJob(context.Context, *connect.Request[v1.CreateJobRequest]) (*connect.Response[v1.CreateJobResponse], error)
+	// Writes one chunk of a job's input, or closes the input, or both. Repeating a
+	// call is harmless. The errors are those of Run, and NOT_FOUND.
+	WriteInput(context.Context, *connect.Request[v1.WriteInputRequest]) (*connect.Response[v1.WriteInputResponse], error)
+	// Follows a job to its end: what happened since after_seq, then what happens.
+	// NOT_FOUND: there is no such job.
+	WatchJob(context.Context, *connect.Request[v1.WatchJobRequest], *connect.ServerStream[v1.WatchJobResponse]) error
+	// Describes a job, with its result if it has one. Never waits. NOT_FOUND: there
+	// is no such job.
+	GetJob(context.Context, *connect.Request[v1.GetJobRequest]) (*connect.Response[v1.GetJobResponse], error)
+	// Lists the pod's durable jobs, the newest first.
+	ListJobs(context.Context, *connect.Request[v1.ListJobsRequest]) (*connect.Response[v1.ListJobsResponse], error)
+	// Cancels a job; one that has ended stays as it is. NOT_FOUND: there is no such
+	// job.
+	CancelJob(context.Context, *connect.Request[v1.CancelJobRequest]) (*connect.Response[v1.CancelJobResponse], error)
+	// Cancels a job that has not ended, and removes it with all that it holds. A job
+	// that is not there is not an error.
+	DeleteJob(context.Context, *connect.Request[v1.DeleteJobRequest]) (*connect.Response[v1.DeleteJobResponse], error)
 	// Lists what the pod's model can do. Never waits for the model.
 	ListFunctions(context.Context, *connect.Request[v1.ListFunctionsRequest]) (*connect.Response[v1.ListFunctionsResponse], error)
 }
@@ -88,6 +262,54 @@ type JobServiceHandler interface {
 // and JSON codecs. They also support gzip compression.
 func NewJobServiceHandler(svc JobServiceHandler, opts ...connect.HandlerOption) (string, http.Handler) {
 	jobServiceMethods := v1.File_aipod_v1_job_proto.Services().ByName("JobService").Methods()
+	jobServiceRunHandler := connect.NewBidiStreamHandler(
+		JobServiceRunProcedure,
+		svc.Run,
+		connect.WithSchema(jobServiceMethods.ByName("Run")),
+		connect.WithHandlerOptions(opts...),
+	)
+	jobServiceCreateJobHandler := connect.NewUnaryHandler(
+		JobServiceCreateJobProcedure,
+		svc.CreateJob,
+		connect.WithSchema(jobServiceMethods.ByName("CreateJob")),
+		connect.WithHandlerOptions(opts...),
+	)
+	jobServiceWriteInputHandler := connect.NewUnaryHandler(
+		JobServiceWriteInputProcedure,
+		svc.WriteInput,
+		connect.WithSchema(jobServiceMethods.ByName("WriteInput")),
+		connect.WithHandlerOptions(opts...),
+	)
+	jobServiceWatchJobHandler := connect.NewServerStreamHandler(
+		JobServiceWatchJobProcedure,
+		svc.WatchJob,
+		connect.WithSchema(jobServiceMethods.ByName("WatchJob")),
+		connect.WithHandlerOptions(opts...),
+	)
+	jobServiceGetJobHandler := connect.NewUnaryHandler(
+		JobServiceGetJobProcedure,
+		svc.GetJob,
+		connect.WithSchema(jobServiceMethods.ByName("GetJob")),
+		connect.WithHandlerOptions(opts...),
+	)
+	jobServiceListJobsHandler := connect.NewUnaryHandler(
+		JobServiceListJobsProcedure,
+		svc.ListJobs,
+		connect.WithSchema(jobServiceMethods.ByName("ListJobs")),
+		connect.WithHandlerOptions(opts...),
+	)
+	jobServiceCancelJobHandler := connect.NewUnaryHandler(
+		JobServiceCancelJobProcedure,
+		svc.CancelJob,
+		connect.WithSchema(jobServiceMethods.ByName("CancelJob")),
+		connect.WithHandlerOptions(opts...),
+	)
+	jobServiceDeleteJobHandler := connect.NewUnaryHandler(
+		JobServiceDeleteJobProcedure,
+		svc.DeleteJob,
+		connect.WithSchema(jobServiceMethods.ByName("DeleteJob")),
+		connect.WithHandlerOptions(opts...),
+	)
 	jobServiceListFunctionsHandler := connect.NewUnaryHandler(
 		JobServiceListFunctionsProcedure,
 		svc.ListFunctions,
@@ -96,6 +318,22 @@ func NewJobServiceHandler(svc JobServiceHandler, opts ...connect.HandlerOption) 
 	)
 	return "/aipod.v1.JobService/", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
+		case JobServiceRunProcedure:
+			jobServiceRunHandler.ServeHTTP(w, r)
+		case JobServiceCreateJobProcedure:
+			jobServiceCreateJobHandler.ServeHTTP(w, r)
+		case JobServiceWriteInputProcedure:
+			jobServiceWriteInputHandler.ServeHTTP(w, r)
+		case JobServiceWatchJobProcedure:
+			jobServiceWatchJobHandler.ServeHTTP(w, r)
+		case JobServiceGetJobProcedure:
+			jobServiceGetJobHandler.ServeHTTP(w, r)
+		case JobServiceListJobsProcedure:
+			jobServiceListJobsHandler.ServeHTTP(w, r)
+		case JobServiceCancelJobProcedure:
+			jobServiceCancelJobHandler.ServeHTTP(w, r)
+		case JobServiceDeleteJobProcedure:
+			jobServiceDeleteJobHandler.ServeHTTP(w, r)
 		case JobServiceListFunctionsProcedure:
 			jobServiceListFunctionsHandler.ServeHTTP(w, r)
 		default:
@@ -106,6 +344,38 @@ func NewJobServiceHandler(svc JobServiceHandler, opts ...connect.HandlerOption) 
 
 // UnimplementedJobServiceHandler returns CodeUnimplemented from all methods.
 type UnimplementedJobServiceHandler struct{}
+
+func (UnimplementedJobServiceHandler) Run(context.Context, *connect.BidiStream[v1.RunRequest, v1.RunResponse]) error {
+	return connect.NewError(connect.CodeUnimplemented, errors.New("aipod.v1.JobService.Run is not implemented"))
+}
+
+func (UnimplementedJobServiceHandler) CreateJob(context.Context, *connect.Request[v1.CreateJobRequest]) (*connect.Response[v1.CreateJobResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("aipod.v1.JobService.CreateJob is not implemented"))
+}
+
+func (UnimplementedJobServiceHandler) WriteInput(context.Context, *connect.Request[v1.WriteInputRequest]) (*connect.Response[v1.WriteInputResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("aipod.v1.JobService.WriteInput is not implemented"))
+}
+
+func (UnimplementedJobServiceHandler) WatchJob(context.Context, *connect.Request[v1.WatchJobRequest], *connect.ServerStream[v1.WatchJobResponse]) error {
+	return connect.NewError(connect.CodeUnimplemented, errors.New("aipod.v1.JobService.WatchJob is not implemented"))
+}
+
+func (UnimplementedJobServiceHandler) GetJob(context.Context, *connect.Request[v1.GetJobRequest]) (*connect.Response[v1.GetJobResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("aipod.v1.JobService.GetJob is not implemented"))
+}
+
+func (UnimplementedJobServiceHandler) ListJobs(context.Context, *connect.Request[v1.ListJobsRequest]) (*connect.Response[v1.ListJobsResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("aipod.v1.JobService.ListJobs is not implemented"))
+}
+
+func (UnimplementedJobServiceHandler) CancelJob(context.Context, *connect.Request[v1.CancelJobRequest]) (*connect.Response[v1.CancelJobResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("aipod.v1.JobService.CancelJob is not implemented"))
+}
+
+func (UnimplementedJobServiceHandler) DeleteJob(context.Context, *connect.Request[v1.DeleteJobRequest]) (*connect.Response[v1.DeleteJobResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("aipod.v1.JobService.DeleteJob is not implemented"))
+}
 
 func (UnimplementedJobServiceHandler) ListFunctions(context.Context, *connect.Request[v1.ListFunctionsRequest]) (*connect.Response[v1.ListFunctionsResponse], error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("aipod.v1.JobService.ListFunctions is not implemented"))
