@@ -1,0 +1,6 @@
+//go:build race
+
+package codec
+
+// raced: the race detector makes a sync.Pool drop things at random.
+const raced = true
