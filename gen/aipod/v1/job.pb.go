@@ -375,7 +375,10 @@ type Chunk struct {
 	RawSize int32 `protobuf:"varint,4,opt,name=raw_size,json=rawSize,proto3" json:"raw_size,omitempty"`
 	// The CRC-32C (Castagnoli, RFC 3720) of the decoded bytes. Not set is not
 	// checked, which is meant for callers by hand.
-	Crc32C        *uint32 `protobuf:"fixed32,5,opt,name=crc32c,proto3,oneof" json:"crc32c,omitempty"`
+	Crc32C *uint32 `protobuf:"fixed32,5,opt,name=crc32c,proto3,oneof" json:"crc32c,omitempty"`
+	// Of an output: it is a JSON value, a result too large for one message, and
+	// not bytes that the function wrote.
+	Json          bool `protobuf:"varint,6,opt,name=json,proto3" json:"json,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -443,6 +446,13 @@ func (x *Chunk) GetCrc32C() uint32 {
 		return *x.Crc32C
 	}
 	return 0
+}
+
+func (x *Chunk) GetJson() bool {
+	if x != nil {
+		return x.Json
+	}
+	return false
 }
 
 // CloseInput says that the input is complete.
@@ -2529,13 +2539,14 @@ const file_aipod_v1_job_proto_rawDesc = "" +
 	"\routput_offset\x18\x05 \x01(\x03R\foutputOffset\x12\x1b\n" +
 	"\tmax_chunk\x18\x06 \x01(\x05R\bmaxChunk\x12\x1f\n" +
 	"\vaccept_zstd\x18\a \x01(\bR\n" +
-	"acceptZstd\"\xa0\x01\n" +
+	"acceptZstd\"\xb4\x01\n" +
 	"\x05Chunk\x12\x16\n" +
 	"\x06offset\x18\x01 \x01(\x03R\x06offset\x12\x12\n" +
 	"\x04data\x18\x02 \x01(\fR\x04data\x12(\n" +
 	"\x06coding\x18\x03 \x01(\x0e2\x10.aipod.v1.CodingR\x06coding\x12\x19\n" +
 	"\braw_size\x18\x04 \x01(\x05R\arawSize\x12\x1b\n" +
-	"\x06crc32c\x18\x05 \x01(\aH\x00R\x06crc32c\x88\x01\x01B\t\n" +
+	"\x06crc32c\x18\x05 \x01(\aH\x00R\x06crc32c\x88\x01\x01\x12\x12\n" +
+	"\x04json\x18\x06 \x01(\bR\x04jsonB\t\n" +
 	"\a_crc32c\"H\n" +
 	"\n" +
 	"CloseInput\x12\x12\n" +
