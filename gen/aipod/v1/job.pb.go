@@ -276,7 +276,10 @@ type Open struct {
 	// connection is cut often asks for less.
 	MaxChunk int32 `protobuf:"varint,6,opt,name=max_chunk,json=maxChunk,proto3" json:"max_chunk,omitempty"`
 	// Whether output may come compressed.
-	AcceptZstd    bool `protobuf:"varint,7,opt,name=accept_zstd,json=acceptZstd,proto3" json:"accept_zstd,omitempty"`
+	AcceptZstd bool `protobuf:"varint,7,opt,name=accept_zstd,json=acceptZstd,proto3" json:"accept_zstd,omitempty"`
+	// The attempt whose output output_offset counts. If the function was begun
+	// again since, the output comes from 0. 0 is not checked.
+	OutputAttempt int32 `protobuf:"varint,8,opt,name=output_attempt,json=outputAttempt,proto3" json:"output_attempt,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -358,6 +361,13 @@ func (x *Open) GetAcceptZstd() bool {
 		return x.AcceptZstd
 	}
 	return false
+}
+
+func (x *Open) GetOutputAttempt() int32 {
+	if x != nil {
+		return x.OutputAttempt
+	}
+	return 0
 }
 
 // Chunk is a part of a payload. Chunks are coded independently, so that a
@@ -1740,7 +1750,10 @@ type WatchJobRequest struct {
 	// Whether output may come compressed.
 	AcceptZstd bool `protobuf:"varint,6,opt,name=accept_zstd,json=acceptZstd,proto3" json:"accept_zstd,omitempty"`
 	// Events only: Done comes without the output before it.
-	SkipOutput    bool `protobuf:"varint,7,opt,name=skip_output,json=skipOutput,proto3" json:"skip_output,omitempty"`
+	SkipOutput bool `protobuf:"varint,7,opt,name=skip_output,json=skipOutput,proto3" json:"skip_output,omitempty"`
+	// The attempt whose output output_offset counts. If the function was begun
+	// again since, the output comes from 0. 0 is not checked.
+	OutputAttempt int32 `protobuf:"varint,8,opt,name=output_attempt,json=outputAttempt,proto3" json:"output_attempt,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1822,6 +1835,13 @@ func (x *WatchJobRequest) GetSkipOutput() bool {
 		return x.SkipOutput
 	}
 	return false
+}
+
+func (x *WatchJobRequest) GetOutputAttempt() int32 {
+	if x != nil {
+		return x.OutputAttempt
+	}
+	return 0
 }
 
 // WatchJobResponse is an event of the job.
@@ -2530,7 +2550,7 @@ const file_aipod_v1_job_proto_rawDesc = "" +
 	"\rMetadataEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01B\a\n" +
-	"\x05_size\"\xfa\x01\n" +
+	"\x05_size\"\xa1\x02\n" +
 	"\x04Open\x12\x15\n" +
 	"\x06job_id\x18\x01 \x01(\tR\x05jobId\x12\"\n" +
 	"\x04spec\x18\x02 \x01(\v2\x0e.aipod.v1.SpecR\x04spec\x127\n" +
@@ -2539,7 +2559,8 @@ const file_aipod_v1_job_proto_rawDesc = "" +
 	"\routput_offset\x18\x05 \x01(\x03R\foutputOffset\x12\x1b\n" +
 	"\tmax_chunk\x18\x06 \x01(\x05R\bmaxChunk\x12\x1f\n" +
 	"\vaccept_zstd\x18\a \x01(\bR\n" +
-	"acceptZstd\"\xb4\x01\n" +
+	"acceptZstd\x12%\n" +
+	"\x0eoutput_attempt\x18\b \x01(\x05R\routputAttempt\"\xb4\x01\n" +
 	"\x05Chunk\x12\x16\n" +
 	"\x06offset\x18\x01 \x01(\x03R\x06offset\x12\x12\n" +
 	"\x04data\x18\x02 \x01(\fR\x04data\x12(\n" +
@@ -2644,7 +2665,7 @@ const file_aipod_v1_job_proto_rawDesc = "" +
 	"closeInput\"Y\n" +
 	"\x12WriteInputResponse\x12\x1c\n" +
 	"\tcommitted\x18\x01 \x01(\x03R\tcommitted\x12%\n" +
-	"\x05state\x18\x02 \x01(\x0e2\x0f.aipod.v1.StateR\x05state\"\x82\x02\n" +
+	"\x05state\x18\x02 \x01(\x0e2\x0f.aipod.v1.StateR\x05state\"\xa9\x02\n" +
 	"\x0fWatchJobRequest\x12\x15\n" +
 	"\x06job_id\x18\x01 \x01(\tR\x05jobId\x127\n" +
 	"\theartbeat\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\theartbeat\x12\x1b\n" +
@@ -2654,7 +2675,8 @@ const file_aipod_v1_job_proto_rawDesc = "" +
 	"\vaccept_zstd\x18\x06 \x01(\bR\n" +
 	"acceptZstd\x12\x1f\n" +
 	"\vskip_output\x18\a \x01(\bR\n" +
-	"skipOutput\"9\n" +
+	"skipOutput\x12%\n" +
+	"\x0eoutput_attempt\x18\b \x01(\x05R\routputAttempt\"9\n" +
 	"\x10WatchJobResponse\x12%\n" +
 	"\x05event\x18\x01 \x01(\v2\x0f.aipod.v1.EventR\x05event\"&\n" +
 	"\rGetJobRequest\x12\x15\n" +
