@@ -54,6 +54,9 @@ type Chunk struct {
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
+// Checksum is the CRC-32C (Castagnoli's polynomial, as in RFC 3720) of p.
+func Checksum(p []byte) uint32 { return crc32.Checksum(p, castagnoli) }
+
 // DecodeChunk returns the bytes of the payload that c holds. A raw chunk's are
 // c.Data itself; a compressed one's are in buf's memory if its capacity is
 // RawSize or more, or else in a new slice of RawSize bytes. So what is returned
@@ -63,6 +66,19 @@ var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 // decoding it allocates no more than some two times RawSize, which is at most
 // MaxChunk.
 func DecodeChunk(c Chunk, buf []byte) ([]byte, error) {
+	raw, err := DecodeChunkUnchecked(c, buf)
+	if err != nil {
+		return nil, err
+	}
+	if sum := Checksum(raw); sum != c.CRC32C {
+		return nil, payloadErrorf("the chunk at offset %d has a crc32c of %08x, but its bytes have %08x: send it again",
+			c.Offset, c.CRC32C, sum)
+	}
+	return raw, nil
+}
+
+// DecodeChunkUnchecked is DecodeChunk for a chunk whose CRC32C isn't known.
+func DecodeChunkUnchecked(c Chunk, buf []byte) ([]byte, error) {
 	fail := func(format string, args ...any) ([]byte, error) {
 		return nil, payloadErrorf("the chunk at offset %d "+format, append([]any{c.Offset}, args...)...)
 	}
@@ -100,9 +116,6 @@ func DecodeChunk(c Chunk, buf []byte) ([]byte, error) {
 		}
 	default:
 		return fail("has the unknown coding %d", c.Coding)
-	}
-	if sum := crc32.Checksum(raw, castagnoli); sum != c.CRC32C {
-		return fail("has a crc32c of %08x, but its bytes have %08x: send it again", c.CRC32C, sum)
 	}
 	return raw, nil
 }

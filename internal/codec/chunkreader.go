@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"hash/crc32"
 	"io"
 	"runtime"
 	"sync"
@@ -274,7 +273,7 @@ func fill(src io.Reader, p []byte, stop <-chan struct{}) (n int, err error) {
 func (s *slot) code() {
 	start := time.Now()
 	raw := s.raw[:s.RawSize]
-	s.CRC32C = crc32.Checksum(raw, castagnoli)
+	s.CRC32C = Checksum(raw)
 	s.Data, s.Coding = raw, CodingRaw
 	if s.level != LevelRaw {
 		enc := levelEncoders[s.level]()

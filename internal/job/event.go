@@ -9,61 +9,115 @@ import (
 // An Event is one thing that happened to a job: a change of state, progress or
 // a log line, told apart by which pointer is set.
 type Event struct {
-	Seq      uint64 // ascending by one within a job, from 1
-	Time     time.Time
-	State    State     // the new state when Progress and Log are nil
-	Progress *Progress // nil unless this is progress
-	Log      *Line     // nil unless this is a log line
+	Seq      uint64    `json:"seq"` // ascending within a job, from 1, also over restarts
+	Time     time.Time `json:"time"`
+	State    State     `json:"state"`              // the new state when Progress and Log are nil
+	Progress *Progress `json:"progress,omitempty"` // nil unless this is progress
+	Log      *Line     `json:"log,omitempty"`      // nil unless this is a log line
 }
 
 // Progress is how far a function says it is.
 type Progress struct {
-	Done, Total int64 // in units; total 0 means unknown
-	Unit, Note  string
+	Done  int64  `json:"done"`            // units
+	Total int64  `json:"total,omitempty"` // units; 0 means unknown
+	Unit  string `json:"unit,omitempty"`
+	Note  string `json:"note,omitempty"`
 }
 
 // A Line is a line of a job's log.
 type Line struct {
-	Level slog.Level
-	Text  string
+	Level slog.Level `json:"level"`
+	Text  string     `json:"text"`
 }
 
 // eventLog keeps the newest events of a job.
 type eventLog struct {
-	mu   sync.Mutex
 	keep int
-	seq  uint64
+
+	mu   sync.Mutex
+	seq  uint64  // of the newest event
+	lost uint64  // of the newest event that is no longer kept
 	tail []Event // ascending by Seq, at most 2*keep
-	more chan struct{}
 }
 
-func newEventLog(keep int) *eventLog {
-	return &eventLog{keep: keep, more: make(chan struct{})}
-}
+func newEventLog(keep int) *eventLog { return &eventLog{keep: keep} }
 
+// add keeps an event under the next number.
 func (l *eventLog) add(e Event) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.seq++
 	e.Seq, e.Time = l.seq, time.Now()
 	if len(l.tail) >= 2*l.keep {
+		l.lost = l.tail[l.keep-1].Seq
 		n := copy(l.tail, l.tail[l.keep:])
 		clear(l.tail[n:])
 		l.tail = l.tail[:n]
 	}
 	l.tail = append(l.tail, e)
-	close(l.more)
-	l.more = make(chan struct{})
 }
 
-// since returns the kept events after a sequence number.
-func (l *eventLog) since(after uint64) ([]Event, <-chan struct{}) {
+// since returns the kept events after a sequence number, and whether some
+// between are lost.
+func (l *eventLog) since(after uint64) (events []Event, lost bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	first := l.seq - uint64(len(l.tail)) // the sequence number before the tail
-	skip := 0
-	if after > first {
-		skip = int(min(after-first, uint64(len(l.tail))))
+	if after > l.seq { // of a numbering that a crash has taken
+		after, lost = 0, true
 	}
-	return append([]Event(nil), l.tail[skip:]...), l.more
+	skip := len(l.tail)
+	for skip > 0 && l.tail[skip-1].Seq > after {
+		skip--
+	}
+	return append([]Event(nil), l.tail[skip:]...), lost || after < l.lost
+}
+
+// last is the number of the newest event.
+func (l *eventLog) last() uint64 {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.seq
+}
+
+// The most of a job's events that its record has: what is worth keeping over a
+// restart, but not more than is written at each change of state.
+const (
+	recordedEvents = 64
+	recordedText   = 16 << 10 // bytes of log lines and notes
+)
+
+// recorded returns the newest events for a record.
+func (l *eventLog) recorded() (tail []Event, seq, lost uint64) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	from, text := len(l.tail), 0
+	for from > 0 && len(l.tail)-from < recordedEvents {
+		switch e := l.tail[from-1]; {
+		case e.Log != nil:
+			text += len(e.Log.Text)
+		case e.Progress != nil:
+			text += len(e.Progress.Note)
+		}
+		if text > recordedText {
+			break
+		}
+		from--
+	}
+	lost = l.lost
+	if from > 0 {
+		lost = l.tail[from-1].Seq
+	}
+	return append([]Event(nil), l.tail[from:]...), l.seq, lost
+}
+
+// seqGap is by how much the numbers go on after a restart: more than can have
+// been given after the last record.
+const seqGap = 1 << 20
+
+// restoreEventLog makes a log of what recorded returned.
+func restoreEventLog(keep int, tail []Event, seq, lost uint64, unfinished bool) *eventLog {
+	if unfinished {
+		seq += seqGap
+	}
+	return &eventLog{keep: keep, tail: tail, seq: seq, lost: lost}
 }

@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"sync"
 	"time"
@@ -14,60 +13,89 @@ import (
 	"github.com/aipod/aipod/internal/worker"
 )
 
-// A State is where a job is in its life.
-type State int
-
-// The states of a job. The last three are final.
 const (
-	Receiving State = iota // its input is arriving
-	Queued                 // waits for a slot
-	Loading                // waits for its version to be loaded
-	Running
-	Succeeded
-	Failed
-	Canceled
+	// recordedInput is the largest input, in bytes, that is kept in a job's record
+	// rather than in a file of its own, which would cost two fsyncs.
+	recordedInput = 64 << 10
+	// recordedResult is the largest JSON result, in bytes, that is kept in memory
+	// and in the record. A larger one becomes an output.
+	recordedResult = 32 << 10
 )
-
-var stateNames = [...]string{"RECEIVING", "QUEUED", "LOADING", "RUNNING", "SUCCEEDED", "FAILED", "CANCELED"}
-
-func (s State) String() string { return stateNames[s] }
-
-// Final says whether the state is the last.
-func (s State) Final() bool { return s >= Succeeded }
 
 // A Job is one call's life: input, events, output and end. Its methods are safe
 // for concurrent use, except that the input belongs to one goroutine.
 type Job struct {
-	ID   string
-	Func string
+	ID string
 
+	named  bool // durable
 	table  *Table
 	log    *slog.Logger
-	input  *spool.Writer
 	ctx    context.Context //nolint:containedctx // the job's life: it ends with the job and is never a stream's
 	cancel context.CancelCauseFunc
 	events *eventLog
 	done   chan struct{} // closed when the state is final
-	begun  time.Time
+	// changed is sent when there is more of anything: input, events, output.
+	changed signal
+	in      input
+	closing sync.Mutex // held while the input is being closed
+	created time.Time
 
-	mu     sync.Mutex
-	state  State
-	result Result // once Succeeded
-	err    error  // once Failed or Canceled
+	recording sync.Mutex // held while the record is being written
+	removed   bool       // guarded by recording
+
+	mu       sync.Mutex
+	spec     Spec
+	state    State
+	ending   bool    // the outcome is settled, and perhaps being recorded
+	ran      bool    // run was called
+	writer   *Writer // the newest
+	touched  time.Time
+	size     int64  // of the input once it is closed, before that -1
+	data     []byte // the input, if the record has it
+	attempt  int    // how often the function was begun
+	call     *worker.Call
+	started  time.Time // the function, last
+	ended    time.Time
+	alive    time.Time // when the function last showed life
+	progress *Progress // the last
+	out      *Output   // nil until the function has opened it
+	result   Result    // once Succeeded
+	err      error     // once Failed or Canceled
+	expiry   *time.Timer
 }
 
 // A Result is what a function gave: a JSON value, or an output when it wrote
 // one.
 type Result struct {
 	JSON   json.RawMessage
-	Output *spool.Blob // nil unless the function wrote an output; freed by Job.Close
+	Output *Output // nil unless there is one; gone with the job
 }
 
-// Input takes the payload. Its bytes count as received as they are written.
-func (j *Job) Input() *spool.Writer { return j.input }
+// Named says that the job is durable, and not its opener's alone.
+func (j *Job) Named() bool { return j.named }
 
-// Received is how many bytes of the payload have arrived.
-func (j *Job) Received() int64 { return j.input.Size() }
+// Spec is what the job is to do.
+func (j *Job) Spec() Spec {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.spec
+}
+
+// Input takes the payload of a job without a name. Its bytes count as received
+// as they are written.
+func (j *Job) Input() *spool.Writer { return j.in.(*streamInput).w }
+
+// Committed is how many bytes of the input there are. For a durable job they
+// survive the death of the process.
+func (j *Job) Committed() int64 {
+	j.mu.Lock()
+	size := j.size
+	j.mu.Unlock()
+	if size >= 0 {
+		return size
+	}
+	return j.in.committed()
+}
 
 // State is where the job is now.
 func (j *Job) State() State {
@@ -80,7 +108,7 @@ func (j *Job) State() State {
 func (j *Job) Done() <-chan struct{} { return j.done }
 
 // Result is how the job ended; call it after Done. The error is the function's
-// own, the pool's, or the cause that Cancel was given.
+// own, the pool's, the cause that Cancel was given, or a *ExplainedError.
 func (j *Job) Result() (Result, error) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
@@ -88,117 +116,297 @@ func (j *Job) Result() (Result, error) {
 }
 
 // Events returns the events with a sequence number over after that the bounded
-// log still has, and a channel that is closed when there are more.
-func (j *Job) Events(after uint64) ([]Event, <-chan struct{}) { return j.events.since(after) }
+// log still has, and whether some between are lost.
+func (j *Job) Events(after uint64) (events []Event, lost bool) { return j.events.since(after) }
 
-// A Spec is what a call asks for, besides its payload.
-type Spec struct {
-	Version  string
-	Kwargs   json.RawMessage   // a JSON object without reserved keys
-	Metadata map[string]string // keys in lower case
+// Changed is closed when there is more of anything: input, events, output, or the
+// end. To miss nothing, ask for the channel first and for everything else after.
+func (j *Job) Changed() <-chan struct{} { return j.changed.wait() }
+
+// Output is what the function has written so far; nil if it has not begun to.
+func (j *Job) Output() *Output {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.out
 }
 
-// Start seals the input and lets the job run. It is called once, by the
-// goroutine that wrote the input.
+// A Snapshot is where a job is at one moment.
+type Snapshot struct {
+	State     State
+	Position  int // in the queue, from 1; 0 when not queued
+	Committed int64
+	Attempt   int
+	LastSeq   uint64
+	Progress  *Progress     // the last, nil if there was none
+	WorkerAge time.Duration // since the function showed life; negative when it doesn't run
+	Created   time.Time
+	Started   time.Time // the function, last; zero if it was not
+	Ended     time.Time // zero if it has not
+	Expires   time.Time // zero if it has not ended or doesn't
+}
+
+// Snapshot says where the job is.
+func (j *Job) Snapshot() Snapshot {
+	committed, seq := j.Committed(), j.events.last()
+	j.mu.Lock()
+	s := Snapshot{
+		State: j.state, Committed: committed, Attempt: j.attempt, LastSeq: seq, Progress: j.progress,
+		WorkerAge: -1, Created: j.created, Started: j.started, Ended: j.ended,
+	}
+	call := j.call
+	if j.state == Running {
+		s.WorkerAge = now().Sub(j.alive)
+	}
+	if j.named && j.state.Final() {
+		s.Expires = j.ended.Add(j.table.cfg.TTL)
+	}
+	j.mu.Unlock()
+	if call != nil && (s.State == Queued || s.State == Loading) {
+		s.Position = j.table.cfg.Runner.Position(call)
+	}
+	return s
+}
+
+// Start seals the input of a job without a name and lets it run. It is called
+// once, by the goroutine that wrote the input.
 func (j *Job) Start(spec Spec) error {
-	blob, err := j.input.Seal()
+	blob, err := j.in.seal(j.in.committed(), nil)
 	if err != nil {
 		return err
 	}
 	j.mu.Lock()
-	if j.state.Final() {
-		err := j.err
-		j.mu.Unlock()
-		return errors.Join(err, blob.Remove())
-	}
-	j.table.functionStarts()
+	j.spec = spec
 	j.mu.Unlock()
-	go j.run(spec, blob)
+	return j.start(blob)
+}
+
+// start lets the job run on its input.
+func (j *Job) start(blob *spool.Blob) error {
+	j.mu.Lock()
+	if j.ending {
+		defer j.mu.Unlock()
+		if j.err != nil {
+			return j.err
+		}
+		return context.Cause(j.ctx)
+	}
+	j.size, j.ran = blob.Size(), true
+	if j.named {
+		j.state = Queued
+	}
+	j.table.functionStarts(j)
+	j.mu.Unlock()
+	j.changed.send()
+	go j.run(blob)
 	return nil
 }
 
-func (j *Job) run(spec Spec, blob *spool.Blob) {
-	defer j.table.functionEnded()
-	out := &output{spool: j.table.cfg.Spool, limit: j.table.cfg.MaxPayload}
-	value, err := j.table.cfg.Runner.Run(j.ctx, &worker.Call{
-		JobID:      j.ID,
-		Func:       j.Func,
-		Version:    spec.Version,
-		Kwargs:     spec.Kwargs,
-		Metadata:   spec.Metadata,
-		Input:      blob,
-		Report:     reporter{j},
-		OpenOutput: out.open,
-	}, j.stage)
-	result := Result{JSON: value}
+// run has the function run. A durable job that the pod's shutdown cuts off stays
+// as it is recorded, for the next process.
+func (j *Job) run(blob *spool.Blob) {
+	defer j.table.functionEnded(j)
+	out := &outputWriter{job: j, ctx: j.ctx}
+	value, err := j.runFunction(blob, out)
+	var result Result
 	if err == nil {
-		result.Output, err = out.seal()
+		result, err = j.resultOf(value, out)
 	}
-	if err != nil {
-		err = errors.Join(err, out.discard())
+	if j.named && errors.Is(context.Cause(j.ctx), ErrShutdown) {
+		return
 	}
 	// The input is freed here and not with the job: a function that ignores its
 	// cancellation may still be reading it after the caller has gone.
-	if rerr := blob.Remove(); rerr != nil {
-		j.log.Warn("input not removed", "err", rerr)
+	if !j.named {
+		if rerr := blob.Remove(); rerr != nil {
+			j.log.Warn("input not removed", "err", rerr)
+		}
 	}
-	if !j.end(result, err) && result.Output != nil {
-		if err := result.Output.Remove(); err != nil {
+	if !j.finish(result, err) {
+		if err := j.dropOutput(); err != nil {
 			j.log.Warn("output not removed", "err", err)
 		}
 	}
 }
 
-// Cancel ends the job at once with a cause that callers see. A function that
-// runs is told through its context; its slot and input are free when it
-// returns.
-func (j *Job) Cancel(cause error) {
-	j.cancel(cause)
-	j.end(Result{}, cause)
+// runFunction calls the function, when it is its turn. A durable job that finds
+// the queue full waits: it was accepted.
+func (j *Job) runFunction(blob *spool.Blob, out *outputWriter) (json.RawMessage, error) {
+	j.mu.Lock()
+	call := &worker.Call{
+		JobID:      j.ID,
+		Func:       j.spec.Func,
+		Version:    j.spec.Version,
+		Kwargs:     j.spec.Kwargs,
+		Metadata:   j.spec.Metadata,
+		Input:      blob,
+		Report:     reporter{j},
+		Begin:      j.begin,
+		OpenOutput: out.open,
+	}
+	j.call = call
+	j.mu.Unlock()
+	for {
+		value, err := j.table.cfg.Runner.Run(j.ctx, call, j.stage)
+		var full *worker.QueueFullError
+		if !j.named || !errors.As(err, &full) {
+			return value, err
+		}
+		select {
+		case <-time.After(full.RetryAfter):
+		case <-j.ctx.Done():
+			return nil, context.Cause(j.ctx)
+		}
+	}
 }
 
-// Close is called once, by the owner, when it needs nothing of the job any
-// more: a job that has not ended is canceled, and what it holds is freed.
+// begin counts an attempt, durably, before the function is called.
+func (j *Job) begin() error {
+	j.mu.Lock()
+	attempt, started := j.attempt+1, now()
+	j.mu.Unlock()
+	if j.named {
+		err := j.withSpace(j.ctx, "the job's record", func() error {
+			return j.record(func(r *record) { r.State, r.Attempt, r.Started = Running, attempt, started })
+		})
+		if err != nil {
+			return err
+		}
+	}
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.attempt, j.started, j.alive = attempt, started, started
+	return nil
+}
+
+// resultOf is what a function gave that has returned.
+func (j *Job) resultOf(value json.RawMessage, w *outputWriter) (Result, error) {
+	out, err := w.seal()
+	switch {
+	case err != nil:
+		return Result{}, err
+	case out != nil:
+		return Result{Output: out}, nil
+	case len(value) <= recordedResult:
+		return Result{JSON: value}, nil
+	}
+	err = j.withSpace(j.ctx, "the result", func() error {
+		if out, err = j.openOutput(true); err != nil {
+			return err
+		}
+		_, err = out.file.Put(0, value)
+		return err
+	})
+	if err == nil {
+		err = j.sealOutput(j.ctx, out)
+	}
+	return Result{Output: out}, err
+}
+
+// Cancel ends the job with a cause that callers see: at once, or for a durable
+// job when that is recorded. A function that runs is told through its context;
+// its slot and input are free when it returns.
+func (j *Job) Cancel(cause error) {
+	j.cancel(cause)
+	if j.named {
+		go j.finish(Result{}, cause)
+		return
+	}
+	j.finish(Result{}, cause)
+}
+
+// Close is called once, by the one who opened a job without a name, when it needs
+// nothing of it any more: a job that has not ended is canceled, and what it holds
+// is freed.
 func (j *Job) Close() {
 	j.Cancel(context.Canceled)
-	err := j.input.Discard()
-	if out := j.result.Output; out != nil {
-		err = errors.Join(err, out.Remove())
+	j.mu.Lock()
+	ran := j.ran
+	j.mu.Unlock()
+	var err error
+	if !ran { // else run does it
+		err = j.in.remove()
 	}
-	if err != nil {
+	if err := errors.Join(err, j.dropOutput()); err != nil {
 		j.log.Warn("job not cleaned up", "err", err)
 	}
 	j.table.forget(j)
 }
 
-// end makes the first outcome the final one and says whether this was it.
-func (j *Job) end(result Result, err error) bool {
+// finish makes the first outcome the final one and says whether this was it.
+func (j *Job) finish(result Result, err error) bool {
+	state := Succeeded
+	switch {
+	case err == nil:
+	case j.ctx.Err() != nil:
+		// What a canceled function returns matters less than why it was canceled.
+		state, err = Canceled, context.Cause(j.ctx)
+	default:
+		state = Failed
+	}
 	j.mu.Lock()
-	if j.state.Final() {
+	if j.ending {
 		j.mu.Unlock()
 		return false
 	}
-	switch {
-	case err == nil:
-		j.state, j.result = Succeeded, result
-	case j.ctx.Err() != nil:
-		// What a canceled function returns matters less than why it was canceled.
-		j.state, j.err = Canceled, context.Cause(j.ctx)
-	default:
-		j.state, j.err = Failed, err
-	}
-	state := j.state
-	j.events.add(Event{State: state})
+	j.ending = true
+	ended := now()
 	j.mu.Unlock()
+	if j.named {
+		switch rerr := j.recordEnd(state, ended, result, err); {
+		case rerr == nil:
+		case errors.Is(rerr, errRemoved), errors.Is(rerr, errStoreClosed), j.table.ctx.Err() != nil:
+			return false
+		default:
+			state, err, result = Failed, errors.Join(err, rerr), Result{}
+		}
+	}
+	j.mu.Lock()
+	j.state, j.ended, j.result, j.err = state, ended, result, err
+	if j.size < 0 {
+		j.size = j.in.committed()
+	}
+	j.call, j.data = nil, nil
+	j.mu.Unlock()
+	j.events.add(Event{State: state})
 	j.cancel(nil)
 	close(j.done)
-	log := j.log.With("state", state.String(), "took", time.Since(j.begun).Round(time.Millisecond).String(),
-		"received", j.Received())
+	j.changed.send()
+	if j.named {
+		if state != Succeeded {
+			err = errors.Join(err, j.dropOutput())
+		}
+		err = errors.Join(err, j.in.remove())
+		j.table.expireAt(j, ended.Add(j.table.cfg.TTL))
+	}
+	log := j.log.With("state", state.String(), "took", ended.Sub(j.created).Round(time.Millisecond).String(),
+		"received", j.Committed())
 	if err != nil {
 		log = log.With("err", err)
 	}
 	log.Info("job ended")
 	return true
+}
+
+// recordEnd records how a durable job ended, before anyone is told. On a full
+// disk it waits, for as long as the process lives. An error is that the job is
+// removed, or the store closed.
+func (j *Job) recordEnd(state State, ended time.Time, result Result, err error) error {
+	end := record{State: state, Ended: ended, Result: result.JSON}
+	if err != nil {
+		end.Failure = j.table.cfg.Explain(err)
+	}
+	if out := result.Output; out != nil {
+		end.HasOutput, end.OutputJSON, end.OutputSize = true, out.JSON, out.Size()
+		if end.OutputCRC, err = out.CRC32C(); err != nil {
+			return err
+		}
+	}
+	return j.withSpace(j.table.ctx, "the job's record", func() error {
+		return j.record(func(r *record) {
+			r.State, r.Ended, r.Result, r.Failure = end.State, end.Ended, end.Result, end.Failure
+			r.HasOutput, r.OutputJSON, r.OutputSize, r.OutputCRC = end.HasOutput, end.OutputJSON, end.OutputSize, end.OutputCRC
+		})
+	})
 }
 
 // stage is told by the pool how far the call has come.
@@ -208,60 +416,144 @@ func (j *Job) stage(s worker.Stage) {
 	}[s]
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	if !j.state.Final() {
+	if !j.ending {
 		j.state = state
 		j.events.add(Event{State: state})
+		j.changed.send()
 	}
 }
+
+// shows notes that the function has shown life.
+func (j *Job) shows(p *Progress) {
+	j.mu.Lock()
+	j.alive = now()
+	if p != nil {
+		j.progress = p
+	}
+	j.mu.Unlock()
+	j.changed.send()
+}
+
+func now() time.Time { return time.Now().Round(0) } // as a record keeps it
 
 // reporter turns a function's signs of life into events.
 type reporter struct{ job *Job }
 
 func (r reporter) Progress(done, total int64, unit, note string) {
-	r.job.events.add(Event{Progress: &Progress{Done: done, Total: total, Unit: unit, Note: note}})
+	p := &Progress{Done: done, Total: total, Unit: unit, Note: note}
+	r.job.events.add(Event{Progress: p})
+	r.job.shows(p)
 }
 
 func (r reporter) Log(level slog.Level, line string) {
 	r.job.log.Log(context.Background(), level, "model", "line", line)
 	r.job.events.add(Event{Log: &Line{Level: level, Text: line}})
+	r.job.shows(nil)
 }
 
-// output is the file that a function writes, made when it asks for it.
-type output struct {
-	spool *spool.Spool
-	limit int64
-
-	mu sync.Mutex
-	w  *spool.Writer
-}
-
-func (o *output) open() (io.Writer, error) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	if o.w == nil {
-		o.w = o.spool.Create(o.limit)
+// restore makes a job of its record. It has yet to be resumed.
+func (t *Table) restore(id string, r *record) (*Job, error) {
+	j := t.newJob(id, r.Spec, true)
+	j.created, j.started, j.ended, j.attempt = r.Created, r.Started, r.Ended, r.Attempt
+	j.state, j.size, j.data, j.progress = r.State, -1, r.Input, r.Progress
+	j.events = restoreEventLog(t.cfg.EventTail, r.Events, r.Seq, r.Lost, !r.State.Final())
+	if r.State != Receiving {
+		j.size = r.InputSize
 	}
-	return o.w, nil
+	switch {
+	case r.State == Receiving:
+		if err := j.in.(*fileInput).reopen(); err != nil {
+			return nil, fmt.Errorf("its input: %w", err)
+		}
+	case !r.State.Final():
+		return j, nil
+	case r.HasOutput:
+		blob, err := t.cfg.Spool.OpenSealed(j.outputName())
+		if err != nil {
+			return nil, fmt.Errorf("its output: %w", err)
+		}
+		if blob.Size() != r.OutputSize {
+			return nil, fmt.Errorf("its output has %d bytes, not %d", blob.Size(), r.OutputSize)
+		}
+		j.out = &Output{Attempt: r.Attempt, JSON: r.OutputJSON, blob: blob, crc: r.OutputCRC}
+	}
+	j.events.add(Event{State: r.State})
+	if r.State.Final() {
+		j.ending = true
+		j.result = Result{JSON: r.Result, Output: j.out}
+		if r.Failure != nil {
+			j.err = r.Failure
+		}
+		j.cancel(nil)
+		close(j.done)
+	}
+	return j, nil
 }
 
-func (o *output) seal() (*spool.Blob, error) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	if o.w == nil {
-		return nil, nil //nolint:nilnil // no output is not an error
+// resume lets a job go on that an earlier process has left.
+func (j *Job) resume() {
+	j.mu.Lock()
+	state, data, attempt := j.state, j.data, j.attempt
+	j.mu.Unlock()
+	switch {
+	case state.Final() || state == Receiving:
+		return
+	case state == Running && attempt >= j.maxAttempts():
+		j.log.Warn("not run again", "attempts", attempt)
+		j.finish(Result{}, &AttemptsError{Attempts: attempt})
+		return
 	}
-	blob, err := o.w.Seal()
+	blob, err := j.restoredInput(data)
 	if err != nil {
-		return nil, fmt.Errorf("seal output: %w", err)
+		j.finish(Result{}, fmt.Errorf("the input is lost: %w", err))
+		return
 	}
-	return blob, nil
+	j.log.Info("job goes on", "state", state.String(), "attempts", attempt)
+	j.mu.Lock()
+	j.state = Queued
+	j.mu.Unlock()
+	if err := j.start(blob); err != nil {
+		j.log.Warn("job not started", "err", err)
+	}
 }
 
-func (o *output) discard() error {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	if o.w == nil {
-		return nil
+func (j *Job) restoredInput(data []byte) (*spool.Blob, error) {
+	size := j.Committed()
+	if size <= recordedInput {
+		if int64(len(data)) != size {
+			return nil, fmt.Errorf("%d of %d bytes are there", len(data), size)
+		}
+		return memoryBlob(j.table.cfg.Spool, data)
 	}
-	return o.w.Discard()
+	blob, err := j.table.cfg.Spool.OpenSealed(j.inputName())
+	if err == nil && blob.Size() != size {
+		err = fmt.Errorf("%d of %d bytes are there", blob.Size(), size)
+	}
+	return blob, err
 }
+
+// An AttemptsError ends a job under whose function the pod's process died, and
+// that may not be begun again.
+type AttemptsError struct {
+	Attempts int // how often the function was begun
+}
+
+func (e *AttemptsError) Error() string {
+	return fmt.Sprintf("the pod stopped while the function ran, and it may be begun only %d times: "+
+		"call again under another id, or allow more with max_attempts", e.Attempts)
+}
+
+// maxAttempts is how often the function may be begun.
+func (j *Job) maxAttempts() int {
+	spec := j.Spec()
+	switch {
+	case spec.MaxAttempts > 0:
+		return spec.MaxAttempts
+	case spec.Func == "train":
+		return 1
+	}
+	return j.table.cfg.MaxAttempts
+}
+
+func (j *Job) inputName() string  { return j.ID + ".in" }
+func (j *Job) outputName() string { return j.ID + ".out" }

@@ -1,13 +1,16 @@
 // Package job keeps a job's life apart from any connection: its input, state,
 // events, output and end.
 //
-// A stream is only one view of a job. Jobs never inherit a stream's context;
-// whoever opened a job closes it.
+// A stream is only one view of a job. Jobs never inherit a stream's context. A
+// job without a name belongs to the one who opened it, who closes it. One with a
+// name is durable: it is recorded in a store at each change of its state, goes on
+// after a restart, and stays until it is deleted or expires.
 //
 // A Table and its Jobs are safe for concurrent use.
 package job
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -15,6 +18,7 @@ import (
 	"log/slog"
 	"maps"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -27,12 +31,26 @@ import (
 // A Runner runs the function of a call. *worker.Pool is one.
 type Runner interface {
 	Run(ctx context.Context, c *worker.Call, observe func(worker.Stage)) (json.RawMessage, error)
+	Position(c *worker.Call) int
+	Full() error
 }
 
-// Config is what a Table needs. Spool and Runner are required.
+// Config is what a Table needs. Spool and Runner are required, Store for durable
+// jobs.
 type Config struct {
 	Spool  *spool.Spool
 	Runner Runner
+	// Store is the file with the records of durable jobs.
+	Store string
+	// Explain says what callers are told of an error, also after a restart; default
+	// its text.
+	Explain func(error) *ExplainedError
+	// TTL is how long a durable job is kept after its end, and how long one that
+	// receives may go without news; default 1h.
+	TTL time.Duration
+	// MaxAttempts is how often a function is begun when the process dies under
+	// it, unless the job says; default 2, and always 1 for train.
+	MaxAttempts int
 	// MaxPayload is the largest input and the largest output, in bytes, default
 	// no limit but the spool's budget.
 	MaxPayload int64
@@ -44,26 +62,102 @@ type Config struct {
 
 // A Table holds the jobs of a pod.
 type Table struct {
-	cfg Config
-	log *slog.Logger
+	cfg    Config
+	log    *slog.Logger
+	store  *store          // nil without Config.Store
+	ctx    context.Context //nolint:containedctx // of records that wait for space; ends with Close
+	cancel context.CancelFunc
 
 	mu        sync.Mutex
 	jobs      map[string]*Job
-	functions int // that run or wait in the pool, some for jobs that are closed
-	draining  bool
+	open      int           // jobs without a name
+	functions map[*Job]bool // that run or wait in the pool, some for jobs that are closed
+	draining  chan struct{}
+	refuses   bool
 	empty     chan struct{} // closed when draining and nothing is left
 	emptied   bool
 }
 
-// NewTable makes an empty table.
-func NewTable(cfg Config) *Table {
-	if cfg.EventTail <= 0 {
-		cfg.EventTail = 256
-	}
+// NewTable makes a table of the durable jobs in the store. They go on with
+// Resume.
+func NewTable(cfg Config) (*Table, error) {
+	cfg.EventTail = cmp.Or(max(cfg.EventTail, 0), 256)
+	cfg.TTL = cmp.Or(cfg.TTL, time.Hour)
+	cfg.MaxAttempts = cmp.Or(max(cfg.MaxAttempts, 0), 2)
 	if cfg.Logger == nil {
 		cfg.Logger = slog.Default()
 	}
-	return &Table{cfg: cfg, log: cfg.Logger, jobs: map[string]*Job{}, empty: make(chan struct{})}
+	if cfg.Explain == nil {
+		cfg.Explain = func(err error) *ExplainedError { return &ExplainedError{Message: err.Error()} }
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	t := &Table{
+		cfg: cfg, log: cfg.Logger, ctx: ctx, cancel: cancel, jobs: map[string]*Job{}, functions: map[*Job]bool{},
+		draining: make(chan struct{}), empty: make(chan struct{}),
+	}
+	if cfg.Store == "" {
+		return t, nil
+	}
+	store, entries, aside, err := openStore(cfg.Store)
+	if err != nil {
+		cancel()
+		return nil, fmt.Errorf("open job store: %w", err)
+	}
+	t.store = store
+	for _, a := range aside {
+		t.log.Error("job record set aside", "what", a.what, "err", a.err)
+	}
+	for _, e := range entries {
+		if err := t.load(e.id, e.value); err != nil {
+			t.log.Error("job record set aside", "what", e.id, "err", err)
+			if err := store.move(e.id, err); err != nil {
+				t.log.Warn("job record not set aside", "job", e.id, "err", err)
+			}
+		}
+	}
+	t.dropOrphans()
+	return t, nil
+}
+
+func (t *Table) load(id string, value []byte) error {
+	r, err := decodeRecord(value)
+	if err != nil {
+		return err
+	}
+	j, err := t.restore(id, r)
+	if err != nil {
+		return err
+	}
+	t.jobs[id] = j
+	return nil
+}
+
+// dropOrphans removes payloads that no job has.
+func (t *Table) dropOrphans() {
+	for _, f := range t.cfg.Spool.Files() {
+		id, kind, _ := strings.Cut(f.Name, ".")
+		j := t.jobs[id]
+		keep := j != nil && (kind == "in" && !j.state.Final() || kind == "out" && j.out != nil)
+		if keep {
+			continue
+		}
+		if err := t.cfg.Spool.RemoveFile(f.Name); err != nil {
+			t.log.Warn("payload without a job not removed", "file", f.Name, "err", err)
+		}
+	}
+}
+
+// Resume lets the jobs go on that an earlier process has left, the oldest first.
+func (t *Table) Resume() {
+	for _, j := range slices.Backward(t.List()) {
+		j.resume()
+		switch s := j.Snapshot(); {
+		case s.State.Final():
+			t.expireAt(j, s.Expires)
+		case s.State == Receiving:
+			t.watchIdle(j)
+		}
+	}
 }
 
 // ErrDraining refuses new jobs while the pod shuts down.
@@ -72,103 +166,302 @@ var ErrDraining = errors.New("the pod is shutting down and takes no new jobs; tr
 // ErrShutdown ends jobs that the pod did not wait for.
 var ErrShutdown = errors.New("the pod shut down before the job had ended; try again")
 
-// ErrExists refuses a job whose id another one has.
-var ErrExists = errors.New("a job with this id is already there")
+// ErrNotFound is that there is no such job.
+var ErrNotFound = errors.New("there is no such job: it was deleted, has expired, or another pod has it")
 
-// Open makes a job that waits for its input. An empty id gets a new UUIDv7. The
-// caller owns the job and must Close it.
-func (t *Table) Open(id, fn string) (*Job, error) {
-	if id == "" {
-		u, err := uuid.NewV7()
-		if err != nil {
-			return nil, fmt.Errorf("make job id: %w", err)
-		}
-		id = u.String()
+// ErrCanceled is the cause of jobs that a caller has canceled.
+var ErrCanceled = errors.New("the job was canceled")
+
+// ErrDeleted is the cause of jobs that were deleted before they had ended.
+var ErrDeleted = errors.New("the job was deleted")
+
+// NewID makes an id, a UUIDv7.
+func NewID() (string, error) {
+	u, err := uuid.NewV7()
+	if err != nil {
+		return "", fmt.Errorf("make job id: %w", err)
 	}
+	return u.String(), nil
+}
+
+// newJob makes a job that waits for its input.
+func (t *Table) newJob(id string, spec Spec, named bool) *Job {
 	ctx, cancel := context.WithCancelCause(context.Background())
 	j := &Job{
-		ID:     id,
-		Func:   fn,
-		table:  t,
-		log:    t.log.With("job", id, "func", fn),
-		input:  t.cfg.Spool.Create(t.cfg.MaxPayload),
-		ctx:    ctx,
-		cancel: cancel,
-		events: newEventLog(t.cfg.EventTail),
-		done:   make(chan struct{}),
-		begun:  time.Now(),
+		ID:      id,
+		named:   named,
+		table:   t,
+		log:     t.log.With("job", id, "func", spec.Func),
+		ctx:     ctx,
+		cancel:  cancel,
+		events:  newEventLog(t.cfg.EventTail),
+		done:    make(chan struct{}),
+		created: now(),
+		touched: now(),
+		spec:    spec,
+		size:    -1,
 	}
+	if named {
+		j.in = &fileInput{spool: t.cfg.Spool, name: j.inputName(), limit: t.cfg.MaxPayload}
+	} else {
+		j.in = &streamInput{w: t.cfg.Spool.Create(t.cfg.MaxPayload)}
+	}
+	return j
+}
+
+// Open makes a job without a name, which waits for its input. The caller owns it
+// and must Close it.
+func (t *Table) Open(spec Spec) (*Job, error) {
+	id, err := NewID()
+	if err != nil {
+		return nil, err
+	}
+	j := t.newJob(id, spec, false)
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	switch {
-	case t.draining:
-		cancel(ErrDraining)
+	if t.refuses {
+		j.cancel(ErrDraining)
 		return nil, ErrDraining
-	case t.jobs[id] != nil:
-		cancel(ErrExists)
-		return nil, fmt.Errorf("job %q: %w", id, ErrExists)
 	}
 	t.jobs[id] = j
+	t.open++
 	j.events.add(Event{State: Receiving})
 	return j, nil
 }
 
-// Len is how many jobs there are.
+// Create makes a durable job with the id, which waits for its input, or finds the
+// one that has it. attached says which; a job that is there with another spec is
+// an *ExistsError. The job is recorded when Create returns.
+func (t *Table) Create(id string, spec Spec) (j *Job, attached bool, err error) {
+	j = t.newJob(id, spec, true)
+	t.mu.Lock()
+	there := t.jobs[id]
+	switch {
+	case there != nil:
+	case t.refuses:
+		t.mu.Unlock()
+		j.cancel(ErrDraining)
+		return nil, false, ErrDraining
+	default:
+		j.recording.Lock() // so that who finds the job waits for its record
+		t.jobs[id] = j
+	}
+	t.mu.Unlock()
+	if there != nil {
+		j.cancel(nil)
+		return t.attach(there, spec)
+	}
+	j.events.add(Event{State: Receiving})
+	err = j.recordLocked(func(*record) {})
+	if err != nil {
+		t.mu.Lock()
+		delete(t.jobs, id)
+		t.mu.Unlock()
+		j.removed = true
+	}
+	j.recording.Unlock()
+	if err != nil {
+		j.cancel(err)
+		return nil, false, err
+	}
+	t.watchIdle(j)
+	j.log.Info("job created")
+	return j, false, nil
+}
+
+func (t *Table) attach(j *Job, spec Spec) (*Job, bool, error) {
+	// Not before it is recorded, or dropped because it couldn't be.
+	j.recording.Lock()
+	removed := j.removed
+	j.recording.Unlock()
+	if removed {
+		return nil, false, fmt.Errorf("job %s: %w", j.ID, ErrNotFound)
+	}
+	if diff := j.Spec().differs(spec); diff != "" {
+		return nil, false, &ExistsError{ID: j.ID, Diff: diff}
+	}
+	return j, true, nil
+}
+
+// Get finds a durable job.
+func (t *Table) Get(id string) (*Job, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	j := t.jobs[id]
+	if j == nil || !j.named {
+		return nil, fmt.Errorf("job %s: %w", id, ErrNotFound)
+	}
+	return j, nil
+}
+
+// List returns the durable jobs, the newest first.
+func (t *Table) List() []*Job {
+	t.mu.Lock()
+	var list []*Job
+	for _, j := range t.jobs {
+		if j.named {
+			list = append(list, j)
+		}
+	}
+	t.mu.Unlock()
+	slices.SortFunc(list, func(a, b *Job) int {
+		return cmp.Or(b.created.Compare(a.created), cmp.Compare(b.ID, a.ID))
+	})
+	return list
+}
+
+// Delete removes a durable job and all that it holds. One that is not there is no
+// error. After an error the job is gone, but may be back after a restart.
+func (t *Table) Delete(id string) error {
+	t.mu.Lock()
+	j := t.jobs[id]
+	if j == nil || !j.named {
+		t.mu.Unlock()
+		return nil
+	}
+	delete(t.jobs, id)
+	t.mu.Unlock()
+	err := j.drop()
+	if err != nil {
+		j.log.Warn("job not removed", "err", err)
+		return err
+	}
+	j.log.Info("job removed")
+	return nil
+}
+
+// drop ends a durable job that is no longer in the table and removes what it
+// holds.
+func (j *Job) drop() error {
+	j.recording.Lock()
+	j.removed = true
+	err := j.table.store.delete(j.ID)
+	j.recording.Unlock()
+	j.cancel(ErrDeleted)
+	j.mu.Lock()
+	ended := j.ending && j.state.Final()
+	j.ending = true
+	if j.expiry != nil {
+		j.expiry.Stop()
+	}
+	if !ended {
+		j.state, j.err, j.ended = Canceled, ErrDeleted, now()
+	}
+	j.mu.Unlock()
+	if !ended {
+		j.events.add(Event{State: Canceled})
+		close(j.done)
+	}
+	j.changed.send()
+	return errors.Join(err, j.in.remove(), j.dropOutput())
+}
+
+// expireAt removes the job at a time.
+func (t *Table) expireAt(j *Job, at time.Time) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if j.expiry != nil {
+		j.expiry.Stop()
+	}
+	j.expiry = time.AfterFunc(time.Until(at), func() {
+		j.log.Debug("job expires")
+		_ = t.Delete(j.ID) // which has logged it
+	})
+}
+
+// watchIdle cancels a job that receives and has had no news for the TTL.
+func (t *Table) watchIdle(j *Job) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if j.state != Receiving || j.ending {
+		return
+	}
+	j.expiry = time.AfterFunc(time.Until(j.touched.Add(t.cfg.TTL)), func() {
+		j.mu.Lock()
+		idle := now().Sub(j.touched)
+		receiving := j.state == Receiving && !j.ending
+		j.mu.Unlock()
+		switch {
+		case !receiving:
+		case idle >= t.cfg.TTL:
+			j.log.Warn("job expires before its input was complete", "committed", j.Committed(), "idle", idle.String())
+			_ = t.Delete(j.ID)
+		default:
+			t.watchIdle(j)
+		}
+	})
+}
+
+// Len is how many jobs there are that the pod works for: those without a name,
+// and durable ones whose function waits or runs.
 func (t *Table) Len() int {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return len(t.jobs)
+	n := t.open
+	for j := range t.functions {
+		if j.named {
+			n++
+		}
+	}
+	return n
 }
 
-// Draining says whether the table refuses new jobs.
-func (t *Table) Draining() bool {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	return t.draining
-}
+// Draining is closed when the table begins to refuse new jobs.
+func (t *Table) Draining() <-chan struct{} { return t.draining }
 
 func (t *Table) forget(j *Job) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	delete(t.jobs, j.ID)
+	t.open--
 	t.tellEmpty()
 }
 
-func (t *Table) functionStarts() {
+func (t *Table) functionStarts(j *Job) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.functions++
+	t.functions[j] = true
 }
 
-func (t *Table) functionEnded() {
+func (t *Table) functionEnded(j *Job) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.functions--
+	delete(t.functions, j)
 	t.tellEmpty()
 }
 
 // tellEmpty ends Drain's wait. t.mu is held.
 func (t *Table) tellEmpty() {
-	if t.draining && !t.emptied && len(t.jobs) == 0 && t.functions == 0 {
+	if t.refuses && !t.emptied && t.open == 0 && len(t.functions) == 0 {
 		t.emptied = true
 		close(t.empty)
 	}
 }
 
-// Refuse makes Open return ErrDraining from now on.
+// Refuse makes Open and Create return ErrDraining from now on.
 func (t *Table) Refuse() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.draining = true
+	if !t.refuses {
+		t.refuses = true
+		close(t.draining)
+	}
 	t.tellEmpty()
 }
 
-// Drain refuses new jobs and waits until those that are there are closed and
-// their functions have returned. When ctx ends first, it cancels them with
-// ErrShutdown, which their callers are told at once, and says in the error how
-// many they were.
+// Drain refuses new jobs and waits until those without a name are closed and the
+// functions that run have returned. Durable jobs that are still queued are left
+// for the next process. When ctx ends first, Drain cancels what is there with
+// ErrShutdown, which callers are told at once, and says in the error how many
+// they were; durable jobs are then run again by the next process, if they may.
 func (t *Table) Drain(ctx context.Context) error {
 	t.Refuse()
+	for _, j := range t.List() {
+		switch j.State() {
+		case Queued, Loading:
+			j.cancel(ErrShutdown)
+		}
+	}
 	select {
 	case <-t.empty:
 		return nil
@@ -176,10 +469,33 @@ func (t *Table) Drain(ctx context.Context) error {
 	}
 	t.mu.Lock()
 	left := slices.Collect(maps.Values(t.jobs))
-	functions := t.functions
+	jobs, functions := t.open, len(t.functions)
 	t.mu.Unlock()
 	for _, j := range left {
-		j.Cancel(ErrShutdown)
+		if j.named {
+			j.cancel(ErrShutdown)
+		} else {
+			j.Cancel(ErrShutdown)
+		}
 	}
-	return fmt.Errorf("%d jobs and %d functions were still there: %w", len(left), functions, context.Cause(ctx))
+	return fmt.Errorf("%d jobs and %d functions were still there: %w", jobs, functions, context.Cause(ctx))
+}
+
+// Close closes the store. Durable jobs that have not ended go on in the next
+// process.
+func (t *Table) Close() error {
+	t.Refuse()
+	t.cancel()
+	for _, j := range t.List() {
+		j.cancel(ErrShutdown)
+		j.mu.Lock()
+		if j.expiry != nil {
+			j.expiry.Stop()
+		}
+		j.mu.Unlock()
+	}
+	if t.store == nil {
+		return nil
+	}
+	return t.store.close()
 }

@@ -18,7 +18,6 @@ import (
 	"github.com/aipod/aipod/gen/ai"
 	"github.com/aipod/aipod/internal/codec"
 	"github.com/aipod/aipod/internal/job"
-	"github.com/aipod/aipod/internal/spool"
 	"github.com/aipod/aipod/internal/transport"
 )
 
@@ -75,21 +74,26 @@ func (h *aiHandler) call(ctx context.Context, conn connect.StreamingHandlerConn,
 	if err := h.pod.pool.Full(); err != nil {
 		return err
 	}
-	j, err := h.pod.table.Open(id, fn)
-	if err != nil {
+	up := &upload{ctx: ctx, conn: conn, pod: h.pod, fn: fn, id: id, opened: make(chan *job.Job, 1)}
+	up.piece = newPiece(up.consume)
+	var j *job.Job // of a durable job not before the kwargs have come
+	var done, lost <-chan struct{}
+	if id == "" {
+		if j, err = h.pod.table.Open(job.Spec{Func: fn, Size: -1}); err != nil {
+			return err
+		}
+		defer j.Close()
+		id, up.job, up.dst, done = j.ID, j, j.Input(), j.Done()
+		// Not in the loop below: a sender whose client doesn't read is stuck in it.
+		defer context.AfterFunc(ctx, func() { j.Cancel(context.Cause(ctx)) })()
+	} else if err := h.pod.takes(id); err != nil {
 		return err
 	}
-	defer j.Close()
 
-	conn.ResponseHeader().Set(headerJob, j.ID)
+	conn.ResponseHeader().Set(headerJob, id)
 	conn.ResponseHeader().Set(headerFunc, fn)
 	beat := beatsOf(ctx).join(interval)
 	defer beat.leave()
-	// Not in the loop below: a sender whose client doesn't read is stuck in it.
-	defer context.AfterFunc(ctx, func() { j.Cancel(context.Cause(ctx)) })()
-
-	up := &upload{ctx: ctx, conn: conn, pod: h.pod, job: j}
-	up.piece = newPiece(up.consume)
 	received := make(chan error, 1)
 	go func() { received <- up.run() }()
 	// A receiver that still waits for the client ends when its reads time out.
@@ -105,20 +109,42 @@ func (h *aiHandler) call(ctx context.Context, conn connect.StreamingHandlerConn,
 	}
 	for {
 		select {
+		case j = <-up.opened:
+			done = j.Done()
+			if up.writer != nil {
+				lost = up.writer.Lost()
+			}
+		case <-lost:
+			return job.ErrSuperseded
 		case err := <-received:
 			received = nil
-			if err != nil {
-				j.Cancel(err)
-				return err
+			if err == nil {
+				continue
 			}
+			if j != nil && !j.Named() {
+				j.Cancel(err)
+			}
+			return err
 		case <-beat.next():
 			if err := conn.Send(pong); err != nil {
 				return err
 			}
-		case <-j.Done():
+		case <-done:
 			return h.answer(conn, j, up)
+		case <-h.pod.stopped:
+			return job.ErrShutdown
+		case <-ctx.Done():
+			return context.Cause(ctx)
 		}
 	}
+}
+
+// takes refuses a durable job before it is sent, unless it is there already.
+func (p *Pod) takes(id string) error {
+	if _, err := p.table.Get(id); err != nil && isClosed(p.table.Draining()) {
+		return job.ErrDraining
+	}
+	return nil
 }
 
 // unblockReads makes the stream's reads fail from now on.
@@ -136,8 +162,8 @@ func (h *aiHandler) answer(conn connect.StreamingHandlerConn, j *job.Job, up *up
 		return err
 	}
 	text := []byte(result.JSON)
-	if result.Output != nil {
-		if text, err = outputJSON(result.Output, h.pod.cfg.MaxMessage); err != nil {
+	if out := result.Output; out != nil {
+		if text, err = outputJSON(out, h.pod.cfg.MaxMessage); err != nil {
 			return err
 		}
 	}
@@ -151,19 +177,18 @@ func (h *aiHandler) answer(conn connect.StreamingHandlerConn, j *job.Job, up *up
 	return conn.Send(&ai.Raw{Data: data})
 }
 
-// outputJSON is an output file as the one JSON string that ai.AI can carry.
-func outputJSON(out *spool.Blob, limit int) ([]byte, error) {
+// outputJSON is an output as the one JSON value that ai.AI can carry: itself, or a
+// string.
+func outputJSON(out *job.Output, limit int) ([]byte, error) {
 	if out.Size() > int64(limit) {
 		return nil, tooLargeForOneMessage(out.Size(), limit)
 	}
-	r, err := out.Open()
-	if err != nil {
-		return nil, err
-	}
-	defer r.Close()
 	data := make([]byte, out.Size())
-	if _, err := io.ReadFull(r, data); err != nil {
+	if _, err := io.ReadFull(io.NewSectionReader(out, 0, out.Size()), data); err != nil {
 		return nil, fmt.Errorf("read output: %w", err)
+	}
+	if out.JSON {
+		return data, nil
 	}
 	if !utf8.Valid(data) {
 		return nil, connect.NewError(connect.CodeFailedPrecondition, errors.New(

@@ -3,13 +3,16 @@ package service
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"time"
 
 	"connectrpc.com/connect"
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
+	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/durationpb"
 
+	aipodv1 "github.com/aipod/aipod/gen/aipod/v1"
 	"github.com/aipod/aipod/internal/codec"
 	"github.com/aipod/aipod/internal/job"
 	"github.com/aipod/aipod/internal/spool"
@@ -35,6 +38,13 @@ func toConnect(err error, log *slog.Logger) error {
 		limit    *spool.LimitError
 		budget   *spool.BudgetError
 		disk     *spool.DiskFullError
+		gap      *spool.GapError
+		conflict *spool.ConflictError
+		size     *spool.SizeError
+		checksum *spool.ChecksumError
+		exists   *job.ExistsError
+		attempts *job.AttemptsError
+		failure  *job.ExplainedError
 	)
 	switch {
 	case err == nil:
@@ -55,14 +65,37 @@ func toConnect(err error, log *slog.Logger) error {
 		log.Error("function panicked", "func", panicked.Func, "panic", panicked.Value, "stack", string(panicked.Stack))
 		return connect.NewError(connect.CodeInternal, errors.New("the function "+panicked.Func+" panicked; the pod's log says where"))
 	case errors.As(err, &limit):
-		return connect.NewError(connect.CodeResourceExhausted, limit)
+		return detailed(connect.CodeResourceExhausted, limit, &aipodv1.SizeLimit{Limit: limit.Limit})
 	case errors.As(err, &budget):
 		return retryable(connect.CodeResourceExhausted, budget, retrySpool)
 	case errors.As(err, &disk):
 		log.Error("disk full", "err", disk.Unwrap())
 		return retryable(connect.CodeResourceExhausted, disk, retrySpool)
-	case errors.Is(err, job.ErrExists):
-		return connect.NewError(connect.CodeAlreadyExists, err)
+	case errors.As(err, &gap):
+		return detailed(connect.CodeOutOfRange, gap, &aipodv1.Committed{Offset: gap.Committed})
+	case errors.As(err, &size) && size.Committed < size.Size:
+		return detailed(connect.CodeOutOfRange, size, &aipodv1.Committed{Offset: size.Committed})
+	case errors.As(err, &size):
+		return connect.NewError(connect.CodeInvalidArgument, size)
+	case errors.As(err, &conflict):
+		return connect.NewError(connect.CodeInvalidArgument, fmt.Errorf(
+			"%w: the payload is not the one that the job was begun with; call under another id", conflict))
+	case errors.As(err, &checksum):
+		return detailed(connect.CodeDataLoss, fmt.Errorf("%w: send it again", checksum), &aipodv1.Committed{})
+	case errors.As(err, &exists):
+		return connect.NewError(connect.CodeAlreadyExists, exists)
+	case errors.As(err, &attempts):
+		return connect.NewError(connect.CodeAborted, attempts)
+	case errors.As(err, &failure):
+		return connect.NewError(connect.Code(failure.Code), failure)
+	case errors.Is(err, job.ErrNotFound):
+		return connect.NewError(connect.CodeNotFound, err)
+	case errors.Is(err, job.ErrSuperseded):
+		return connect.NewError(connect.CodeAborted, job.ErrSuperseded)
+	case errors.Is(err, job.ErrCanceled), errors.Is(err, job.ErrDeleted):
+		return connect.NewError(connect.CodeCanceled, err)
+	case errors.Is(err, spool.ErrClosed), errors.Is(err, job.ErrGone):
+		return connect.NewError(connect.CodeAborted, errors.New("the job has ended or was deleted meanwhile"))
 	case errors.Is(err, job.ErrDraining), errors.Is(err, job.ErrShutdown), errors.Is(err, worker.ErrClosed):
 		return retryable(connect.CodeUnavailable, err, time.Second)
 	case errors.Is(err, context.DeadlineExceeded):
@@ -76,8 +109,13 @@ func toConnect(err error, log *slog.Logger) error {
 
 // retryable is an error with google.rpc.RetryInfo.
 func retryable(code connect.Code, err error, after time.Duration) *connect.Error {
+	return detailed(code, err, &errdetails.RetryInfo{RetryDelay: durationpb.New(after)})
+}
+
+// detailed is an error with facts for programs.
+func detailed(code connect.Code, err error, fact proto.Message) *connect.Error {
 	e := connect.NewError(code, err)
-	if detail, derr := connect.NewErrorDetail(&errdetails.RetryInfo{RetryDelay: durationpb.New(after)}); derr == nil {
+	if detail, derr := connect.NewErrorDetail(fact); derr == nil {
 		e.AddDetail(detail)
 	}
 	return e

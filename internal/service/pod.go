@@ -54,6 +54,14 @@ type Config struct {
 	// SpoolBudget is the most bytes that all payloads together may take, default
 	// no limit but the disk.
 	SpoolBudget int64
+	// JobTTL is how long a durable job is kept after its end, default 1h.
+	JobTTL time.Duration
+	// MaxAttempts is how often the function of a durable job may be begun when the
+	// process dies under it, default 2; train only once. Jobs override it.
+	MaxAttempts int
+	// StreamAge is how long a stream of JobService may last before the pod ends
+	// it and the caller attaches again, default forever. Only durable jobs.
+	StreamAge time.Duration
 	// Pool sizes the worker pool; see worker.Config.
 	Pool worker.Config
 
@@ -73,6 +81,10 @@ type Config struct {
 	Logger *slog.Logger
 }
 
+// maxRequest is the largest message of JobService in bytes: a full chunk that
+// doesn't compress, with what is around it; or in JSON, as base64.
+const maxRequest = 6 << 20
+
 const chaosProcedure = aiconnect.AIChaosProcedure
 
 // services are those that health and reflection know.
@@ -89,6 +101,8 @@ type Pod struct {
 	table  *job.Table
 	health *grpchealth.StaticChecker
 	mux    http.Handler
+	// stopped is closed when the pod waits for jobs no longer.
+	stopped chan struct{}
 }
 
 // Open makes a pod that is ready to Serve. Close it, unless Serve is called.
@@ -127,7 +141,7 @@ func Open(cfg Config) (*Pod, error) {
 	case !locked:
 		return nil, fmt.Errorf("open pod: another pod uses the data directory %s: stop it or choose another one", cfg.DataDir)
 	}
-	p := &Pod{cfg: cfg, certs: certs, log: cfg.Logger, lock: lock}
+	p := &Pod{cfg: cfg, certs: certs, log: cfg.Logger, lock: lock, stopped: make(chan struct{})}
 	var err error
 	p.spool, err = spool.Open(spool.Config{Dir: filepath.Join(cfg.DataDir, "spool"), Budget: cfg.SpoolBudget})
 	if err != nil {
@@ -139,12 +153,17 @@ func Open(cfg Config) (*Pod, error) {
 	}
 	cfg.Pool.Logger = cfg.Logger
 	p.pool = worker.NewPool(model, cfg.Pool)
-	p.table = job.NewTable(job.Config{
-		Spool: p.spool, Runner: p.pool, MaxPayload: cfg.MaxPayload, Logger: cfg.Logger,
+	p.table, err = job.NewTable(job.Config{
+		Spool: p.spool, Runner: p.pool, Store: filepath.Join(cfg.DataDir, "jobs.db"), Explain: p.explain,
+		TTL: cfg.JobTTL, MaxAttempts: cfg.MaxAttempts, MaxPayload: cfg.MaxPayload, Logger: cfg.Logger,
 	})
+	if err != nil {
+		return nil, errors.Join(err, p.pool.Close(context.Background()), lock.Unlock())
+	}
 	p.health = grpchealth.NewStaticChecker(services...)
 	p.setHealth(grpchealth.StatusServing)
 	p.mux = p.routes()
+	p.table.Resume()
 	return p, nil
 }
 
@@ -154,9 +173,11 @@ func (p *Pod) routes() http.Handler {
 	mux.Handle(transport.Bulk(func(more ...connect.HandlerOption) (string, http.Handler) {
 		return aiconnect.NewAIHandler(&aiHandler{p}, more...)
 	}, append(opts, connect.WithReadMaxBytes(p.cfg.MaxMessage))...))
-	// Requests outside of ai.AI are small.
+	mux.Handle(transport.Bulk(func(more ...connect.HandlerOption) (string, http.Handler) {
+		return aipodv1connect.NewJobServiceHandler(&jobHandler{p}, more...)
+	}, append(opts, connect.WithReadMaxBytes(maxRequest))...))
+	// Requests outside of ai.AI and JobService are small.
 	opts = append(opts, connect.WithReadMaxBytes(4<<20))
-	mux.Handle(aipodv1connect.NewJobServiceHandler(&jobHandler{pod: p}, opts...))
 	mux.Handle(grpchealth.NewHandler(p.health, opts...))
 	reflector := grpcreflect.NewStaticReflector(append(services,
 		grpchealth.HealthV1ServiceName, grpcreflect.ReflectV1ServiceName, grpcreflect.ReflectV1AlphaServiceName)...)
@@ -231,10 +252,12 @@ func (p *Pod) drain() {
 	if err := p.table.Drain(ctx); err != nil {
 		p.log.Warn("drain timeout", "err", err)
 	}
+	close(p.stopped)
 }
 
 // Close releases the model's instances and the data directory. Functions that
-// still run have the time of goodbye.
+// still run have the time of goodbye. Durable jobs that have not ended go on when
+// the directory is opened again.
 func (p *Pod) Close() error {
 	ctx, cancel := context.WithTimeout(context.Background(), goodbye/4)
 	defer cancel()
@@ -242,5 +265,5 @@ func (p *Pod) Close() error {
 	if err != nil {
 		p.log.Warn("functions cut off", "err", err)
 	}
-	return p.lock.Unlock()
+	return errors.Join(p.table.Close(), p.lock.Unlock())
 }

@@ -10,25 +10,29 @@ import (
 
 	"github.com/aipod/aipod/internal/codec"
 	"github.com/aipod/aipod/internal/job"
-	"github.com/aipod/aipod/internal/spool"
 )
 
 // An upload receives one call of ai.AI: the kwargs, and the payload, which is
 // decoded as it arrives, straight into the job's input. It belongs to the
-// goroutine that runs it; kwargs may be read once the job is done.
+// goroutine that runs it; kwargs may be read once the job is done, job and writer
+// once the job has come out of opened.
 type upload struct {
-	ctx   context.Context //nolint:containedctx // the stream's
-	conn  connect.StreamingHandlerConn
-	pod   *Pod
-	job   *job.Job
-	piece *codec.Piece
+	ctx    context.Context //nolint:containedctx // the stream's
+	conn   connect.StreamingHandlerConn
+	pod    *Pod
+	fn, id string        // id is empty for a job without a name
+	opened chan *job.Job // gets a durable job
+	piece  *codec.Piece
 
 	kwargs  codec.Kwargs
 	decoder *codec.Decoder // nil until the kwargs have come
+	job     *job.Job       // nil until then, if it is durable
+	writer  *job.Writer    // of a durable job that receives
+	dst     io.Writer      // takes the payload
 }
 
-// run receives all messages and starts the job. After an error the job has not
-// started and never will.
+// run receives all messages and starts the job. After an error it has not
+// started, and a job without a name never will.
 func (u *upload) run() error {
 	err := u.receive()
 	if u.decoder != nil {
@@ -41,14 +45,43 @@ func (u *upload) run() error {
 	if err != nil {
 		return err
 	}
-	if size := u.kwargs.Size; size >= 0 && size != u.job.Received() {
-		return u.wrongSize()
+	if dst, ok := u.dst.(*inputWriter); ok {
+		if u.wrongSize(dst.off) {
+			return u.sizeError(dst.off)
+		}
+		return dst.w.Close(context.WithoutCancel(u.ctx), dst.off, nil)
 	}
-	return u.job.Start(job.Spec{
+	if u.job.Named() {
+		return nil // attached to one that has its input
+	}
+	if u.wrongSize(u.job.Committed()) {
+		return u.sizeError(u.job.Committed())
+	}
+	return u.job.Start(u.spec())
+}
+
+func (u *upload) spec() job.Spec {
+	return job.Spec{
+		Func:     u.fn,
 		Version:  u.kwargs.Version,
 		Kwargs:   u.kwargs.JSON,
+		Size:     u.kwargs.Size,
 		Metadata: metadata(u.conn.RequestHeader()),
-	})
+	}
+}
+
+// An inputWriter writes a durable job's input from its start.
+type inputWriter struct {
+	w   *job.Writer
+	off int64
+}
+
+func (i *inputWriter) Write(p []byte) (int, error) {
+	if _, err := i.w.Put(i.off, p); err != nil {
+		return 0, err
+	}
+	i.off += int64(len(p))
+	return len(p), nil
 }
 
 func (u *upload) receive() error {
@@ -90,8 +123,8 @@ func (u *upload) consume(p *codec.Piece) error {
 	if _, err := u.decoder.Write(data); err != nil {
 		return err
 	}
-	if size := u.kwargs.Size; size >= 0 && u.job.Received() > size {
-		return u.wrongSize()
+	if size := u.kwargs.Size; size >= 0 && u.writer == nil && !u.job.Named() && u.job.Committed() > size {
+		return u.sizeError(u.job.Committed())
 	}
 	return nil
 }
@@ -109,20 +142,38 @@ func (u *upload) begin(first []byte, version string) error {
 		return &codec.PayloadError{Reason: fmt.Sprintf(
 			"the kwargs name version %q and the message names %q: name one", kwargs.Version, version)}
 	}
-	if size := kwargs.Size; size > 0 {
-		if limit := u.pod.cfg.MaxPayload; limit > 0 && size > limit {
-			return &spool.LimitError{Limit: limit}
-		}
-		if err := u.pod.spool.Fits(size); err != nil {
+	u.kwargs = kwargs
+	if u.id == "" {
+		if err := u.pod.fits(kwargs.Size); err != nil {
 			return err
 		}
+	} else if err := u.open(); err != nil {
+		return err
 	}
-	u.kwargs = kwargs
-	u.decoder = codec.NewDecoder(u.ctx, u.job.Input(), kwargs.Compressed)
+	u.decoder = codec.NewDecoder(u.ctx, u.dst, kwargs.Compressed)
 	return nil
 }
 
-func (u *upload) wrongSize() error {
+// open makes a durable job, or attaches to it. This caller then writes its input,
+// from the start, unless that is complete.
+func (u *upload) open() error {
+	j, _, err := u.pod.create(u.id, u.spec())
+	if err != nil {
+		return err
+	}
+	u.job, u.dst = j, io.Discard
+	if j.State() == job.Receiving {
+		u.writer = j.Writer()
+		u.dst = &inputWriter{w: u.writer}
+	}
+	u.opened <- j
+	return nil
+}
+
+// wrongSize says whether the payload hasn't the size that the kwargs name.
+func (u *upload) wrongSize(size int64) bool { return u.kwargs.Size >= 0 && u.kwargs.Size != size }
+
+func (u *upload) sizeError(size int64) error {
 	return &codec.PayloadError{Reason: fmt.Sprintf("%d bytes of payload have arrived, but %s says %d",
-		u.job.Received(), codec.SizeKey, u.kwargs.Size)}
+		size, codec.SizeKey, u.kwargs.Size)}
 }

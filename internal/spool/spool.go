@@ -196,10 +196,20 @@ type DiskFullError struct {
 func (e *DiskFullError) Error() string { return "the disk of the spool is full" }
 func (e *DiskFullError) Unwrap() error { return e.cause }
 
-// diskError tells a full disk from other errors.
-func diskError(err error) error {
+// DiskError returns an error that says that a disk is full as a *DiskFullError,
+// and any other as it is.
+func DiskError(err error) error {
 	if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) || errors.Is(err, syscall.EFBIG) {
 		return &DiskFullError{cause: err}
+	}
+	return err
+}
+
+// diskError tells a full disk from other errors.
+func diskError(err error) error {
+	var full *DiskFullError
+	if err = DiskError(err); errors.As(err, &full) {
+		return err
 	}
 	return fmt.Errorf("write payload: %w", err)
 }

@@ -71,6 +71,9 @@ type Call struct {
 	// Report takes what the function tells of itself while it runs. It is safe
 	// for concurrent use and never blocks. Nil drops everything.
 	Report Reporter
+	// Begin is called when the call has its slot, before the function, and may
+	// take its time. Its error ends the call. Nil does nothing.
+	Begin func() error
 	// OpenOutput makes the output file on the first call and returns the same
 	// writer after that. A job with an output has no JSON result.
 	OpenOutput func() (io.Writer, error)

@@ -61,6 +61,7 @@ type instance struct {
 
 // A ticket is a call that waits for a slot.
 type ticket struct {
+	call    *Call
 	version string
 	observe func(Stage)
 	grant   chan grant // capacity 1, gets exactly one
@@ -116,11 +117,16 @@ func (p *Pool) Run(ctx context.Context, c *Call, observe func(Stage)) (json.RawM
 	if fn.MakesVersion {
 		version = ""
 	}
-	inst, err := p.acquire(ctx, version, observe)
+	inst, err := p.acquire(ctx, c, version, observe)
 	if err != nil {
 		return nil, err
 	}
 	defer p.release(inst)
+	if c.Begin != nil {
+		if err := c.Begin(); err != nil {
+			return nil, err
+		}
+	}
 	observe(Running)
 	return call(ctx, inst.loaded, c)
 }
@@ -145,12 +151,26 @@ func (p *Pool) Full() error {
 	return nil
 }
 
+// Position is how many calls wait in front of one that Run was given, plus 1; 0
+// when it doesn't wait for a slot. A call whose instance is being loaded counts
+// for those behind it.
+func (p *Pool) Position(c *Call) int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for i, t := range p.queue {
+		if t.call == c {
+			return i + 1
+		}
+	}
+	return 0
+}
+
 func (p *Pool) queueFull() error {
 	return &QueueFullError{Queue: max(p.cfg.Queue, 0), RetryAfter: time.Second}
 }
 
-func (p *Pool) acquire(ctx context.Context, version string, observe func(Stage)) (*instance, error) {
-	t := &ticket{version: version, observe: observe, grant: make(chan grant, 1)}
+func (p *Pool) acquire(ctx context.Context, c *Call, version string, observe func(Stage)) (*instance, error) {
+	t := &ticket{call: c, version: version, observe: observe, grant: make(chan grant, 1)}
 	if err := p.enqueue(t); err != nil {
 		return nil, err
 	}

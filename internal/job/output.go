@@ -1,0 +1,224 @@
+package job
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/aipod/aipod/internal/spool"
+)
+
+// An Output is what a function writes. It can be read at any offset while it
+// grows. Job.Changed tells when it has grown.
+type Output struct {
+	// Attempt is the one whose output it is; see Job.Snapshot.
+	Attempt int
+	// JSON says that it is a JSON result too large for memory.
+	JSON bool
+
+	file *spool.File // nil when blob is set
+	// Of one that an earlier process has finished.
+	blob *spool.Blob
+	crc  uint32
+
+	mu     sync.Mutex
+	reader io.ReadSeekCloser // of blob
+}
+
+// ErrGone is what an Output says whose job has begun again or is removed.
+var ErrGone = errors.New("the output is no longer there")
+
+// Size is how many bytes there are so far.
+func (o *Output) Size() int64 {
+	if o.blob != nil {
+		return o.blob.Size()
+	}
+	return o.file.Committed()
+}
+
+// ReadAt is for io.ReaderAt; io.EOF means that there is no more yet.
+func (o *Output) ReadAt(p []byte, off int64) (int, error) {
+	if o.blob != nil {
+		return o.readBlob(p, off)
+	}
+	n, err := o.file.ReadAt(p, off)
+	if errors.Is(err, spool.ErrClosed) {
+		err = ErrGone
+	}
+	return n, err
+}
+
+func (o *Output) readBlob(p []byte, off int64) (int, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.reader == nil {
+		r, err := o.blob.Open()
+		if err != nil {
+			return 0, errors.Join(ErrGone, err)
+		}
+		o.reader = r
+	}
+	if _, err := o.reader.Seek(off, io.SeekStart); err != nil {
+		return 0, fmt.Errorf("read output: %w", err)
+	}
+	n, err := io.ReadFull(o.reader, p)
+	if errors.Is(err, io.ErrUnexpectedEOF) {
+		err = io.EOF
+	}
+	return n, err
+}
+
+// CRC32C is the checksum of what is there so far.
+func (o *Output) CRC32C() (uint32, error) {
+	if o.blob != nil {
+		return o.crc, nil
+	}
+	return o.file.CRC32C()
+}
+
+func (o *Output) close() error {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.reader == nil {
+		return nil
+	}
+	r := o.reader
+	o.reader = nil
+	return r.Close()
+}
+
+// openOutput makes the output, the file of the job's id. What an earlier attempt
+// has written is dropped.
+func (j *Job) openOutput(json bool) (*Output, error) {
+	if err := j.table.cfg.Spool.RemoveFile(j.outputName()); err != nil {
+		return nil, err
+	}
+	file, err := j.table.cfg.Spool.OpenFile(j.outputName(), j.table.cfg.MaxPayload)
+	if err != nil {
+		return nil, err
+	}
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.out = &Output{Attempt: j.attempt, JSON: json, file: file}
+	return j.out, nil
+}
+
+// dropOutput removes the output, if there is one.
+func (j *Job) dropOutput() error {
+	j.mu.Lock()
+	out := j.out
+	j.out = nil
+	j.mu.Unlock()
+	if out == nil {
+		return nil
+	}
+	return errors.Join(out.close(), j.table.cfg.Spool.RemoveFile(j.outputName()))
+}
+
+// An outputWriter is the io.Writer that a function gets.
+type outputWriter struct {
+	job *Job
+	ctx context.Context //nolint:containedctx // the job's
+
+	mu  sync.Mutex
+	out *Output
+}
+
+// open is for worker.Call.
+func (w *outputWriter) open() (io.Writer, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.out != nil {
+		return w, nil
+	}
+	err := w.job.withSpace(w.ctx, "the output", func() (err error) {
+		w.out, err = w.job.openOutput(false)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	return w, nil
+}
+
+func (w *outputWriter) Write(p []byte) (n int, err error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	err = w.job.withSpace(w.ctx, "the output", func() error {
+		before := w.out.file.Committed()
+		after, err := w.out.file.Put(before, p[n:])
+		n += int(after - before)
+		return err
+	})
+	w.job.shows(nil)
+	return n, err
+}
+
+// seal ends the output, if there is one.
+func (w *outputWriter) seal() (*Output, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.out == nil {
+		return nil, nil //nolint:nilnil // no output is not an error
+	}
+	if err := w.job.sealOutput(w.ctx, w.out); err != nil {
+		return nil, err
+	}
+	return w.out, nil
+}
+
+// sealOutput makes a durable job's output durable.
+func (j *Job) sealOutput(ctx context.Context, out *Output) error {
+	if !j.named {
+		return nil
+	}
+	sum, err := out.file.CRC32C()
+	if err == nil {
+		_, err = out.file.Seal(out.file.Committed(), sum)
+	}
+	if err != nil {
+		return fmt.Errorf("seal output: %w", err)
+	}
+	return ctx.Err()
+}
+
+// spaceRetry is how often a durable job looks whether the disk has room again.
+const spaceRetry = time.Second
+
+// withSpace does what needs room on the disk. A durable job waits until there is
+// some: it doesn't lose hours of work because of a disk that is full for a
+// minute. The wait is told in its log.
+func (j *Job) withSpace(ctx context.Context, what string, do func() error) error {
+	for told := false; ; told = true {
+		err := do()
+		if err == nil || !j.named || !isFull(err) {
+			return err
+		}
+		if !told {
+			j.log.Warn("waiting for space", "what", what, "err", err)
+			j.events.add(Event{Log: &Line{
+				Level: slog.LevelError,
+				Text:  fmt.Sprintf("RESOURCE_EXHAUSTED: no room for %s: %v; the job goes on when there is", what, err),
+			}})
+			j.changed.send()
+		}
+		select {
+		case <-time.After(spaceRetry):
+		case <-ctx.Done():
+			return errors.Join(context.Cause(ctx), err)
+		}
+	}
+}
+
+// isFull says whether the same may succeed when other things are removed.
+func isFull(err error) bool {
+	var (
+		disk   *spool.DiskFullError
+		budget *spool.BudgetError
+	)
+	return errors.As(err, &disk) || errors.As(err, &budget)
+}
