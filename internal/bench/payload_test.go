@@ -4,8 +4,12 @@ import (
 	"bytes"
 	"compress/gzip"
 	"crypto/sha256"
+	"encoding/csv"
 	"encoding/hex"
 	"io"
+	"regexp"
+	"strconv"
+	"strings"
 	"testing"
 	"testing/iotest"
 )
@@ -37,7 +41,7 @@ func TestPayloadIsTheSameHoweverItIsRead(t *testing.T) {
 					t.Errorf("%s of %d bytes, %s at a time, differs", kind, size, name)
 				}
 			}
-			if kind != Zero && size > 8 && bytes.Equal(want, read(t, kind, size, 2, whole)) {
+			if kind != Zero && size > 64 && bytes.Equal(want, read(t, kind, size, 2, whole)) {
 				t.Errorf("%s of %d bytes is the same with another seed", kind, size)
 			}
 		}
@@ -46,7 +50,7 @@ func TestPayloadIsTheSameHoweverItIsRead(t *testing.T) {
 
 func TestPayloadCompressesAsItsKindSays(t *testing.T) {
 	const size = 1 << 20
-	for kind, limit := range map[Kind][2]float64{Random: {0.99, 1.01}, Text: {0.2, 0.5}, Zero: {0, 0.01}} {
+	for kind, limit := range map[Kind][2]float64{Random: {0.99, 1.01}, Text: {0.2, 0.5}, CSV: {0.15, 0.4}, Zero: {0, 0.01}} {
 		var out bytes.Buffer
 		zw := gzip.NewWriter(&out)
 		if _, err := zw.Write(read(t, kind, size, 1, whole)); err != nil {
@@ -103,13 +107,43 @@ func BenchmarkPayload(b *testing.B) {
 // Results of different machines and versions are comparable only if their
 // payloads are the same.
 func TestPayloadDoesNotChange(t *testing.T) {
-	const want = "296f6ecd77c1376ba929819653b66532a40bb9a40756e8ad9d414e43a9ec9936"
-	digest := sha256.New()
-	for _, kind := range Kinds {
-		digest.Write(read(t, kind, 100_000, 42, whole))
+	want := map[Kind]string{
+		Random: "624eb765175ceb2390115106a443d551bbb265b655fa38f09981000e3abbbb32",
+		Text:   "9d826cc7fef30ba38f35b54c55d102f28592835678cbb754391a096775bd0431",
+		CSV:    "9850678250f85a767afa585730380866fa1b180a402340c4f353caf22fdc9e81",
+		Zero:   "9192c25b734fcbadbe32dadc28089c60db0e39f90cc20ce2e5733f57261acc0c",
 	}
-	if got := hex.EncodeToString(digest.Sum(nil)); got != want {
-		t.Errorf("the digest is %s, want %s", got, want)
+	for _, kind := range Kinds {
+		digest := sha256.Sum256(read(t, kind, 100_000, 42, whole))
+		if got := hex.EncodeToString(digest[:]); got != want[kind] {
+			t.Errorf("the digest of %s is %s, want %q", kind, got, want[kind])
+		}
+	}
+}
+
+func TestRowsOfCSV(t *testing.T) {
+	data := read(t, CSV, 1<<20, 1, whole)
+	rows, err := csv.NewReader(bytes.NewReader(data[:bytes.LastIndexByte(data, '\n')+1])).ReadAll()
+	if err != nil {
+		t.Fatal(err)
+	}
+	column := regexp.MustCompile(`^\d+,2026-11-[123]\d,(north|south|east|west|centre),-?\d+\.\d{3},\d{1,3},0\.\d{4},(true|false)$`)
+	for i, row := range rows {
+		if line := strings.Join(row, ","); row[0] != strconv.Itoa(i) || !column.MatchString(line) {
+			t.Fatalf("row %d is %s", i, line)
+		}
+	}
+}
+
+func TestAppendFixed(t *testing.T) {
+	for _, test := range []struct {
+		n      int64
+		digits int
+		want   string
+	}{{0, 3, "0.000"}, {7, 4, "0.0007"}, {-1, 3, "-0.001"}, {1234, 3, "1.234"}, {-100_050, 3, "-100.050"}} {
+		if got := string(appendFixed(nil, test.n, test.digits)); got != test.want {
+			t.Errorf("%d with %d digits is %s, want %s", test.n, test.digits, got, test.want)
+		}
 	}
 }
 

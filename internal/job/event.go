@@ -42,14 +42,17 @@ type eventLog struct {
 
 func newEventLog(keep int) *eventLog { return &eventLog{keep: keep} }
 
-// add keeps an event under the next number.
+// add keeps an event under the next number, with the time of now if it has none.
 func (l *eventLog) add(e Event) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.seq++
-	e.Seq, e.Time = l.seq, time.Now()
+	e.Seq = l.seq
+	if e.Time.IsZero() {
+		e.Time = time.Now()
+	}
 	if len(l.tail) >= 2*l.keep {
-		l.lost = l.tail[l.keep-1].Seq
+		l.lost = max(l.lost, l.tail[l.keep-1].Seq)
 		n := copy(l.tail, l.tail[l.keep:])
 		clear(l.tail[n:])
 		l.tail = l.tail[:n]
@@ -105,19 +108,24 @@ func (l *eventLog) recorded() (tail []Event, seq, lost uint64) {
 	}
 	lost = l.lost
 	if from > 0 {
-		lost = l.tail[from-1].Seq
+		lost = max(lost, l.tail[from-1].Seq)
 	}
 	return append([]Event(nil), l.tail[from:]...), l.seq, lost
 }
 
 // seqGap is by how much the numbers go on after a restart: more than can have
 // been given after the last record.
-const seqGap = 1 << 20
+const seqGap = 1 << 32
 
-// restoreEventLog makes a log of what recorded returned.
-func restoreEventLog(keep int, tail []Event, seq, lost uint64, unfinished bool) *eventLog {
-	if unfinished {
-		seq += seqGap
+// restoreEventLog makes a log of what recorded returned. What a function has
+// told since it was begun is lost.
+func restoreEventLog(keep int, r *record) *eventLog {
+	l := &eventLog{keep: keep, tail: r.Events, seq: r.Seq, lost: r.Lost}
+	if !r.State.Final() {
+		l.seq += seqGap
 	}
-	return &eventLog{keep: keep, tail: tail, seq: seq, lost: lost}
+	if r.State == Running {
+		l.lost = l.seq
+	}
+	return l
 }

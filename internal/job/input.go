@@ -20,10 +20,12 @@ type input interface {
 	put(off int64, p []byte) (committed int64, err error)
 	committed() int64
 	// seal ends the input, which has size bytes and, unless crc is nil, that
-	// CRC-32C. It can be repeated. After a *spool.ChecksumError the input is
-	// empty again.
+	// CRC-32C. It can be repeated. After a *spool.ChecksumError that of a durable
+	// job is empty again. The caller removes the blob.
 	seal(size int64, crc *uint32) (*spool.Blob, error)
-	// remove frees what the input takes. Nothing is called after it.
+	// close lets go of the input, and keeps what the next process needs.
+	close() error
+	// remove frees what the input takes.
 	remove() error
 }
 
@@ -68,6 +70,8 @@ func (in *streamInput) seal(size int64, crc *uint32) (*spool.Blob, error) {
 	return in.blob, nil
 }
 
+func (in *streamInput) close() error { return nil }
+
 func (in *streamInput) remove() error {
 	if in.blob != nil {
 		return in.blob.Remove()
@@ -82,23 +86,26 @@ type fileInput struct {
 	limit int64
 
 	mu   sync.Mutex
-	file *spool.File // nil when there is none, or not yet
+	file *spool.File // nil when it isn't open
+	size int64       // of the file when it isn't open
+	gone bool        // nothing is opened any more
+
+	removed bool // what has the name now is another job's
 }
 
-// reopen finds what an earlier process has received.
-func (in *fileInput) reopen() error {
-	for _, f := range in.spool.Files() {
-		if f.Name == in.name {
-			_, err := in.open()
-			return err
-		}
+// adopt finds what an earlier process has received.
+func (in *fileInput) adopt() {
+	if blob, err := in.spool.OpenSealed(in.name); err == nil { // else there is nothing
+		in.size = blob.Size()
 	}
-	return nil
 }
 
 func (in *fileInput) open() (*spool.File, error) {
 	in.mu.Lock()
 	defer in.mu.Unlock()
+	if in.gone {
+		return nil, spool.ErrClosed
+	}
 	if in.file == nil {
 		f, err := in.spool.OpenFile(in.name, in.limit)
 		if err != nil {
@@ -115,7 +122,7 @@ func (in *fileInput) put(off int64, p []byte) (int64, error) {
 	}
 	f, err := in.open()
 	if err != nil {
-		return 0, err
+		return in.committed(), err
 	}
 	return f.Put(off, p)
 }
@@ -124,71 +131,103 @@ func (in *fileInput) committed() int64 {
 	in.mu.Lock()
 	defer in.mu.Unlock()
 	if in.file == nil {
-		return 0
+		return in.size
 	}
 	return in.file.Committed()
 }
 
 func (in *fileInput) seal(size int64, crc *uint32) (*spool.Blob, error) {
-	in.mu.Lock()
-	f := in.file
-	in.mu.Unlock()
-	if f == nil {
-		switch {
-		case size != 0:
-			return nil, &spool.SizeError{Size: size}
-		case crc != nil && *crc != 0:
-			return nil, &spool.ChecksumError{Want: *crc}
-		}
+	have := in.committed()
+	switch {
+	case have != size:
+		return nil, &spool.SizeError{Committed: have, Size: size}
+	case size == 0 && crc != nil && *crc != 0:
+		return nil, &spool.ChecksumError{Want: *crc}
+	case size == 0:
 		return memoryBlob(in.spool, nil)
 	}
+	f, err := in.open()
+	if err != nil {
+		return nil, err
+	}
+	if size <= recordedInput {
+		// It goes into the job's record, which costs less than to fsync a file.
+		data, err := readChecked(f, size, crc)
+		if err != nil {
+			return nil, in.failed(err)
+		}
+		return memoryBlob(in.spool, data)
+	}
+	if crc == nil {
+		sum, err := f.CRC32C()
+		if err != nil {
+			return nil, in.failed(err)
+		}
+		crc = &sum
+	}
+	blob, err := f.Seal(size, *crc)
+	return blob, in.failed(err)
+}
+
+// readChecked reads all of a small file.
+func readChecked(f *spool.File, size int64, crc *uint32) ([]byte, error) {
 	sum, err := f.CRC32C()
 	if err != nil {
 		return nil, err
 	}
-	if crc == nil {
-		crc = &sum
+	if have := f.Committed(); have != size { // of more than it had, too
+		return nil, &spool.SizeError{Committed: have, Size: size}
 	}
-	if size <= recordedInput {
-		blob, err := in.copy(f, size, *crc, sum)
-		if err == nil || !wrongSum(err) {
-			return blob, err
-		}
-		return nil, errors.Join(err, in.remove())
-	}
-	blob, err := f.Seal(size, *crc)
-	if wrongSum(err) {
-		err = errors.Join(err, in.remove())
-	}
-	return blob, err
-}
-
-// copy makes a small input a blob in memory, because it goes into the job's
-// record, which costs less than to fsync a file.
-func (in *fileInput) copy(f *spool.File, size int64, want, have uint32) (*spool.Blob, error) {
-	if n := f.Committed(); n != size {
-		return nil, &spool.SizeError{Committed: n, Size: size}
-	}
-	if have != want {
-		return nil, &spool.ChecksumError{Got: have, Want: want}
+	if crc != nil && sum != *crc {
+		return nil, &spool.ChecksumError{Got: sum, Want: *crc}
 	}
 	data := make([]byte, size)
-	if _, err := f.ReadAt(data, 0); err != nil && !errors.Is(err, io.EOF) {
+	if _, err := f.ReadAt(data, 0); err != nil {
 		return nil, err
 	}
-	return memoryBlob(in.spool, data)
+	return data, nil
 }
 
-func wrongSum(err error) bool {
-	var sum *spool.ChecksumError
-	return errors.As(err, &sum)
+// failed makes the input empty after an error that says that its bytes are not
+// those that were sent, or not on the disk: they have to be sent again.
+func (in *fileInput) failed(err error) error {
+	var size *spool.SizeError
+	if err == nil || errors.As(err, &size) || errors.Is(err, spool.ErrClosed) {
+		return err
+	}
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	if in.gone {
+		return err
+	}
+	in.file, in.size = nil, 0
+	return errors.Join(err, in.spool.RemoveFile(in.name))
+}
+
+func (in *fileInput) close() error {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	return in.closeLocked()
+}
+
+func (in *fileInput) closeLocked() error {
+	in.gone = true
+	if in.file == nil {
+		return nil
+	}
+	f := in.file
+	in.file, in.size = nil, f.Committed()
+	return f.Close()
 }
 
 func (in *fileInput) remove() error {
 	in.mu.Lock()
 	defer in.mu.Unlock()
-	in.file = nil
-	return in.spool.RemoveFile(in.name)
+	if in.removed {
+		return nil
+	}
+	in.removed = true
+	return errors.Join(in.closeLocked(), in.spool.RemoveFile(in.name))
 }
 
 func memoryBlob(s *spool.Spool, data []byte) (*spool.Blob, error) {
@@ -226,7 +265,7 @@ func (w *Writer) Lost() <-chan struct{} { return w.lost }
 // Put writes p at an offset of the input, and returns how many bytes are there
 // then. Bytes that are there already are accepted if they are equal. Errors are
 // those of spool.File.Put, *worker.InputError for bytes after the input's end,
-// or ErrSuperseded.
+// spool.ErrClosed for a job that has ended or is removed, or ErrSuperseded.
 func (w *Writer) Put(off int64, p []byte) (committed int64, err error) {
 	j := w.job
 	select {
@@ -235,7 +274,7 @@ func (w *Writer) Put(off int64, p []byte) (committed int64, err error) {
 	default:
 	}
 	j.mu.Lock()
-	size, spec := j.size, j.spec
+	size, spec, ending := j.size, j.spec, j.ending
 	j.touched = now()
 	j.mu.Unlock()
 	end := off + int64(len(p))
@@ -246,13 +285,12 @@ func (w *Writer) Put(off int64, p []byte) (committed int64, err error) {
 		return size, worker.Invalidf("the input is closed with %d bytes, and a chunk ends at %d", size, end)
 	case size >= 0:
 		return size, nil // sent again by someone who missed the answer
+	case ending:
+		return j.Committed(), spool.ErrClosed
 	case spec.Size >= 0 && end > spec.Size:
 		return j.Committed(), worker.Invalidf("a chunk ends at %d, but the input has %d bytes by its spec", end, spec.Size)
 	}
 	committed, err = j.in.put(off, p)
-	if errors.Is(err, spool.ErrClosed) { // closed or removed meanwhile
-		return j.Committed(), err
-	}
 	j.changed.send()
 	return committed, err
 }
@@ -261,9 +299,10 @@ func (w *Writer) Put(off int64, p []byte) (committed int64, err error) {
 // a crash, or when ctx ends, which it doesn't take for an error: the closing goes
 // on. crc is the CRC-32C of the whole, or nil. Repeating it is harmless.
 //
-// Errors are *spool.SizeError, *spool.ChecksumError, whereupon the input is empty
-// and has to be sent again, *worker.QueueFullError, and those of the disk. After
-// each of them the job still receives.
+// Errors are *spool.SizeError, *spool.ChecksumError, whereupon a durable job's
+// input is empty and has to be sent again, *worker.QueueFullError, and those of
+// the disk. After each of them the job still receives. One whose input has
+// another SHA-256 than its spec says has failed, with an *worker.InputError.
 func (w *Writer) Close(ctx context.Context, size int64, crc *uint32) error {
 	j := w.job
 	select {
@@ -272,18 +311,10 @@ func (w *Writer) Close(ctx context.Context, size int64, crc *uint32) error {
 	default:
 	}
 	j.mu.Lock()
-	spec, closed := j.spec, j.size
+	j.touched = now()
 	j.mu.Unlock()
-	switch {
-	case closed >= 0 && closed != size:
-		return worker.Invalidf("the input is closed with %d bytes, not %d", closed, size)
-	case closed >= 0:
-		return nil
-	case spec.Size >= 0 && size != spec.Size:
-		return worker.Invalidf("the input is closed with %d bytes, but has %d by its spec", size, spec.Size)
-	}
 	result := make(chan error, 1)
-	go func() { result <- j.closeInput(size, crc) }()
+	j.table.recording(func() { result <- j.closeInput(size, crc) })
 	select {
 	case err := <-result:
 		return err
@@ -297,11 +328,15 @@ func (j *Job) closeInput(size int64, crc *uint32) error {
 	j.closing.Lock()
 	defer j.closing.Unlock()
 	j.mu.Lock()
-	closed := j.size >= 0 || j.ending
-	spec := j.spec
+	spec, closed, ending := j.spec, j.size, j.ending
 	j.mu.Unlock()
-	if closed {
-		return nil // by a call before this one
+	switch {
+	case closed >= 0 && closed != size:
+		return worker.Invalidf("the input is closed with %d bytes, not %d", closed, size)
+	case closed >= 0 || ending:
+		return nil
+	case spec.Size >= 0 && size != spec.Size:
+		return worker.Invalidf("the input is closed with %d bytes, but has %d by its spec", size, spec.Size)
 	}
 	if j.named {
 		if err := j.table.cfg.Runner.Full(); err != nil {
@@ -313,28 +348,45 @@ func (j *Job) closeInput(size int64, crc *uint32) error {
 		j.changed.send()
 		return err
 	}
-	if err := checkSHA256(blob, spec.SHA256); err != nil {
+	if err := j.queue(blob, spec.SHA256); err != nil {
+		return errors.Join(err, blob.Remove())
+	}
+	return nil
+}
+
+// queue records a durable job's input, and lets the job run on it.
+func (j *Job) queue(blob *spool.Blob, sum []byte) error {
+	if err := checkSHA256(blob, sum); err != nil {
 		var wrong *worker.InputError
 		if errors.As(err, &wrong) {
 			j.finish(Result{}, err)
 		}
 		return err
 	}
-	if j.named {
-		var data []byte
-		if size <= recordedInput {
-			if data, err = readBlob(blob); err != nil {
-				return err
-			}
-		}
-		if err := j.record(func(r *record) { r.State, r.InputSize, r.Input = Queued, size, data }); err != nil {
+	if !j.named {
+		return j.start(blob)
+	}
+	var data []byte
+	if blob.Size() <= recordedInput {
+		var err error
+		if data, err = readBlob(blob); err != nil {
 			return err
 		}
-		j.mu.Lock()
-		j.data = data
-		j.mu.Unlock()
 	}
-	return j.start(blob)
+	err := j.record(func(r *record) { r.State, r.InputSize, r.Input = Queued, blob.Size(), data })
+	if err != nil {
+		return err
+	}
+	j.mu.Lock()
+	j.data = data
+	j.mu.Unlock()
+	if err := j.start(blob); err != nil || data == nil {
+		return err
+	}
+	if err := j.in.remove(); err != nil { // the record has it
+		j.log.Warn("input not removed", "err", err)
+	}
+	return nil
 }
 
 func readBlob(b *spool.Blob) ([]byte, error) {

@@ -1,6 +1,7 @@
 package job
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -40,15 +41,18 @@ type Job struct {
 	closing sync.Mutex // held while the input is being closed
 	created time.Time
 
-	recording sync.Mutex // held while the record is being written
+	recording sync.Mutex // held while the record is being written, or the job removed
 	removed   bool       // guarded by recording
+	writing   sync.Mutex // held while the output's file is made or removed
 
 	mu       sync.Mutex
 	spec     Spec
 	state    State
-	ending   bool    // the outcome is settled, and perhaps being recorded
-	ran      bool    // run was called
-	writer   *Writer // the newest
+	ending   bool          // the outcome is settled, and perhaps being recorded
+	ran      bool          // run was called
+	begun    bool          // the function is called, or about to be
+	placed   chan struct{} // closed when the runner has the job; nil unless resume waits for it
+	writer   *Writer       // the newest
 	touched  time.Time
 	size     int64  // of the input once it is closed, before that -1
 	data     []byte // the input, if the record has it
@@ -180,25 +184,34 @@ func (j *Job) Start(spec Spec) error {
 	return j.start(blob)
 }
 
-// start lets the job run on its input.
+// start lets the job run on its input. A durable one is left for the next
+// process when this one shuts down.
 func (j *Job) start(blob *spool.Blob) error {
+	defer j.changed.send()
 	j.mu.Lock()
+	defer j.mu.Unlock()
 	if j.ending {
-		defer j.mu.Unlock()
-		if j.err != nil {
-			return j.err
-		}
-		return context.Cause(j.ctx)
+		return cmp.Or(j.err, context.Cause(j.ctx), errEnded)
 	}
-	j.size, j.ran = blob.Size(), true
+	j.size = blob.Size()
 	if j.named {
 		j.state = Queued
 	}
-	j.table.functionStarts(j)
-	j.mu.Unlock()
-	j.changed.send()
+	if !j.table.functionStarts(j) {
+		j.place()
+		return blob.Remove()
+	}
+	j.ran = true
 	go j.run(blob)
 	return nil
+}
+
+// place lets resume go on. j.mu is held.
+func (j *Job) place() {
+	if j.placed != nil {
+		close(j.placed)
+		j.placed = nil
+	}
 }
 
 // run has the function run. A durable job that the pod's shutdown cuts off stays
@@ -207,26 +220,26 @@ func (j *Job) run(blob *spool.Blob) {
 	defer j.table.functionEnded(j)
 	out := &outputWriter{job: j, ctx: j.ctx}
 	value, err := j.runFunction(blob, out)
+	j.mu.Lock()
+	j.place()
+	j.mu.Unlock()
 	var result Result
 	if err == nil {
 		result, err = j.resultOf(value, out)
 	}
-	if j.named && errors.Is(context.Cause(j.ctx), ErrShutdown) {
-		return
-	}
 	// The input is freed here and not with the job: a function that ignores its
 	// cancellation may still be reading it after the caller has gone.
-	if !j.named {
-		if rerr := blob.Remove(); rerr != nil {
-			j.log.Warn("input not removed", "err", rerr)
-		}
+	if rerr := blob.Remove(); rerr != nil {
+		j.log.Warn("input not removed", "err", rerr)
 	}
-	if !j.finish(result, err) {
-		if err := j.dropOutput(); err != nil {
-			j.log.Warn("output not removed", "err", err)
-		}
+	if j.named && (j.cutOff() && err != nil || errors.Is(err, worker.ErrClosed)) {
+		return
 	}
+	j.finish(result, err)
 }
+
+// cutOff says whether the pod's shutdown has canceled the job.
+func (j *Job) cutOff() bool { return errors.Is(context.Cause(j.ctx), ErrShutdown) }
 
 // runFunction calls the function, when it is its turn. A durable job that finds
 // the queue full waits: it was accepted.
@@ -259,23 +272,27 @@ func (j *Job) runFunction(blob *spool.Blob, out *outputWriter) (json.RawMessage,
 	}
 }
 
-// begin counts an attempt, durably, before the function is called.
+// begin counts an attempt, durably, before the function is called. From then on
+// Drain waits for it.
 func (j *Job) begin() error {
-	j.mu.Lock()
-	attempt, started := j.attempt+1, now()
-	j.mu.Unlock()
-	if j.named {
-		err := j.withSpace(j.ctx, "the job's record", func() error {
-			return j.record(func(r *record) { r.State, r.Attempt, r.Started = Running, attempt, started })
-		})
+	return j.withSpace(j.ctx, "the job's record", func() error {
+		j.mu.Lock()
+		err := context.Cause(j.ctx)
+		j.begun = err == nil
+		attempt, started := j.attempt+1, now()
+		j.mu.Unlock()
+		if err == nil && j.named {
+			err = j.record(func(r *record) { r.State, r.Attempt, r.Started = Running, attempt, started })
+		}
+		j.mu.Lock()
+		defer j.mu.Unlock()
 		if err != nil {
+			j.begun = false
 			return err
 		}
-	}
-	j.mu.Lock()
-	defer j.mu.Unlock()
-	j.attempt, j.started, j.alive = attempt, started, started
-	return nil
+		j.attempt, j.started, j.alive = attempt, started, started
+		return nil
+	})
 }
 
 // resultOf is what a function gave that has returned.
@@ -297,7 +314,7 @@ func (j *Job) resultOf(value json.RawMessage, w *outputWriter) (Result, error) {
 		return err
 	})
 	if err == nil {
-		err = j.sealOutput(j.ctx, out)
+		err = j.sealOutput(out)
 	}
 	return Result{Output: out}, err
 }
@@ -307,11 +324,14 @@ func (j *Job) resultOf(value json.RawMessage, w *outputWriter) (Result, error) {
 // its slot and input are free when it returns.
 func (j *Job) Cancel(cause error) {
 	j.cancel(cause)
+	if !j.named || !j.cutOff() {
+		cause = context.Cause(j.ctx) // of the first who canceled it
+	}
 	if j.named {
-		go j.finish(Result{}, cause)
+		j.table.recording(func() { j.end(Canceled, Result{}, cause) })
 		return
 	}
-	j.finish(Result{}, cause)
+	j.end(Canceled, Result{}, cause)
 }
 
 // Close is called once, by the one who opened a job without a name, when it needs
@@ -332,51 +352,50 @@ func (j *Job) Close() {
 	j.table.forget(j)
 }
 
-// finish makes the first outcome the final one and says whether this was it.
-func (j *Job) finish(result Result, err error) bool {
+// finish ends a job with what its function, or input, has come to.
+func (j *Job) finish(result Result, err error) {
 	state := Succeeded
-	switch {
+	switch cause := context.Cause(j.ctx); {
 	case err == nil:
-	case j.ctx.Err() != nil:
-		// What a canceled function returns matters less than why it was canceled.
-		state, err = Canceled, context.Cause(j.ctx)
-	default:
+	case cause == nil, j.named && j.cutOff():
 		state = Failed
+	default:
+		// What a canceled function returns matters less than why it was canceled.
+		state, err = Canceled, cause
 	}
+	j.end(state, result, err)
+}
+
+// end makes the first outcome the final one.
+func (j *Job) end(state State, result Result, err error) {
 	j.mu.Lock()
 	if j.ending {
 		j.mu.Unlock()
-		return false
+		return
 	}
 	j.ending = true
-	ended := now()
 	j.mu.Unlock()
+	ended := now()
 	if j.named {
-		switch rerr := j.recordEnd(state, ended, result, err); {
+		rerr := j.recordEnd(state, ended, result, err)
+		switch {
 		case rerr == nil:
-		case errors.Is(rerr, errRemoved), errors.Is(rerr, errStoreClosed), j.table.ctx.Err() != nil:
-			return false
+		case errors.Is(rerr, errEnded), errors.Is(rerr, errStoreClosed), j.table.ctx.Err() != nil:
+			return
 		default:
 			state, err, result = Failed, errors.Join(err, rerr), Result{}
 		}
 	}
-	j.mu.Lock()
-	j.state, j.ended, j.result, j.err = state, ended, result, err
-	if j.size < 0 {
-		j.size = j.in.committed()
+	if !j.settle(state, ended, result, err) {
+		return
 	}
-	j.call, j.data = nil, nil
-	j.mu.Unlock()
-	j.events.add(Event{State: state})
 	j.cancel(nil)
-	close(j.done)
 	j.changed.send()
 	if j.named {
 		if state != Succeeded {
 			err = errors.Join(err, j.dropOutput())
 		}
 		err = errors.Join(err, j.in.remove())
-		j.table.expireAt(j, ended.Add(j.table.cfg.TTL))
 	}
 	log := j.log.With("state", state.String(), "took", ended.Sub(j.created).Round(time.Millisecond).String(),
 		"received", j.Committed())
@@ -384,6 +403,23 @@ func (j *Job) finish(result Result, err error) bool {
 		log = log.With("err", err)
 	}
 	log.Info("job ended")
+}
+
+// settle tells the end, unless the job is removed meanwhile.
+func (j *Job) settle(state State, ended time.Time, result Result, err error) bool {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if j.state.Final() {
+		return false
+	}
+	j.ending = true
+	j.state, j.ended, j.result, j.err = state, ended, result, err
+	j.call, j.data = nil, nil
+	j.events.add(Event{State: state, Time: ended})
+	if j.named {
+		j.table.expireAt(j, ended.Add(j.table.cfg.TTL))
+	}
+	close(j.done)
 	return true
 }
 
@@ -416,6 +452,7 @@ func (j *Job) stage(s worker.Stage) {
 	}[s]
 	j.mu.Lock()
 	defer j.mu.Unlock()
+	j.place()
 	if !j.ending {
 		j.state = state
 		j.events.add(Event{State: state})
@@ -423,12 +460,15 @@ func (j *Job) stage(s worker.Stage) {
 	}
 }
 
-// shows notes that the function has shown life.
-func (j *Job) shows(p *Progress) {
+// shows notes that the function has shown life, and how.
+func (j *Job) shows(e *Event) {
 	j.mu.Lock()
 	j.alive = now()
-	if p != nil {
-		j.progress = p
+	if e != nil && !j.ending {
+		if e.Progress != nil {
+			j.progress = e.Progress
+		}
+		j.events.add(*e)
 	}
 	j.mu.Unlock()
 	j.changed.send()
@@ -440,96 +480,45 @@ func now() time.Time { return time.Now().Round(0) } // as a record keeps it
 type reporter struct{ job *Job }
 
 func (r reporter) Progress(done, total int64, unit, note string) {
-	p := &Progress{Done: done, Total: total, Unit: unit, Note: note}
-	r.job.events.add(Event{Progress: p})
-	r.job.shows(p)
+	r.job.shows(&Event{Progress: &Progress{Done: done, Total: total, Unit: unit, Note: note}})
 }
 
 func (r reporter) Log(level slog.Level, line string) {
 	r.job.log.Log(context.Background(), level, "model", "line", line)
-	r.job.events.add(Event{Log: &Line{Level: level, Text: line}})
-	r.job.shows(nil)
+	r.job.shows(&Event{Log: &Line{Level: level, Text: line}})
 }
 
-// restore makes a job of its record. It has yet to be resumed.
-func (t *Table) restore(id string, r *record) (*Job, error) {
-	j := t.newJob(id, r.Spec, true)
-	j.created, j.started, j.ended, j.attempt = r.Created, r.Started, r.Ended, r.Attempt
-	j.state, j.size, j.data, j.progress = r.State, -1, r.Input, r.Progress
-	j.events = restoreEventLog(t.cfg.EventTail, r.Events, r.Seq, r.Lost, !r.State.Final())
-	if r.State != Receiving {
-		j.size = r.InputSize
-	}
-	switch {
-	case r.State == Receiving:
-		if err := j.in.(*fileInput).reopen(); err != nil {
-			return nil, fmt.Errorf("its input: %w", err)
-		}
-	case !r.State.Final():
-		return j, nil
-	case r.HasOutput:
-		blob, err := t.cfg.Spool.OpenSealed(j.outputName())
-		if err != nil {
-			return nil, fmt.Errorf("its output: %w", err)
-		}
-		if blob.Size() != r.OutputSize {
-			return nil, fmt.Errorf("its output has %d bytes, not %d", blob.Size(), r.OutputSize)
-		}
-		j.out = &Output{Attempt: r.Attempt, JSON: r.OutputJSON, blob: blob, crc: r.OutputCRC}
-	}
-	j.events.add(Event{State: r.State})
-	if r.State.Final() {
-		j.ending = true
-		j.result = Result{JSON: r.Result, Output: j.out}
-		if r.Failure != nil {
-			j.err = r.Failure
-		}
-		j.cancel(nil)
-		close(j.done)
-	}
-	return j, nil
-}
-
-// resume lets a job go on that an earlier process has left.
+// resume lets a job go on that an earlier process has left. It returns when the
+// job has its place in the queue.
 func (j *Job) resume() {
-	j.mu.Lock()
-	state, data, attempt := j.state, j.data, j.attempt
-	j.mu.Unlock()
-	switch {
-	case state.Final() || state == Receiving:
-		return
-	case state == Running && attempt >= j.maxAttempts():
-		j.log.Warn("not run again", "attempts", attempt)
-		j.finish(Result{}, &AttemptsError{Attempts: attempt})
+	if attempts := j.Snapshot().Attempt; attempts >= j.maxAttempts() {
+		j.log.Warn("not run again", "attempts", attempts)
+		j.finish(Result{}, &AttemptsError{Attempts: attempts})
 		return
 	}
-	blob, err := j.restoredInput(data)
-	if err != nil {
+	var blob *spool.Blob
+	err := j.withSpace(j.ctx, "the input", func() (err error) {
+		blob, err = j.restoredInput()
+		return err
+	})
+	switch {
+	case err == nil:
+	case j.cutOff():
+		return
+	default:
 		j.finish(Result{}, fmt.Errorf("the input is lost: %w", err))
 		return
 	}
-	j.log.Info("job goes on", "state", state.String(), "attempts", attempt)
+	j.log.Info("job goes on")
+	placed := make(chan struct{})
 	j.mu.Lock()
-	j.state = Queued
+	j.placed = placed
 	j.mu.Unlock()
 	if err := j.start(blob); err != nil {
-		j.log.Warn("job not started", "err", err)
+		j.log.Info("job not started", "err", errors.Join(err, blob.Remove()))
+		return
 	}
-}
-
-func (j *Job) restoredInput(data []byte) (*spool.Blob, error) {
-	size := j.Committed()
-	if size <= recordedInput {
-		if int64(len(data)) != size {
-			return nil, fmt.Errorf("%d of %d bytes are there", len(data), size)
-		}
-		return memoryBlob(j.table.cfg.Spool, data)
-	}
-	blob, err := j.table.cfg.Spool.OpenSealed(j.inputName())
-	if err == nil && blob.Size() != size {
-		err = fmt.Errorf("%d of %d bytes are there", blob.Size(), size)
-	}
-	return blob, err
+	<-placed
 }
 
 // An AttemptsError ends a job under whose function the pod's process died, and

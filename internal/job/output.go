@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"log/slog"
 	"sync"
 	"time"
@@ -20,52 +21,64 @@ type Output struct {
 	// JSON says that it is a JSON result too large for memory.
 	JSON bool
 
-	file *spool.File // nil when blob is set
-	// Of one that an earlier process has finished.
-	blob *spool.Blob
-	crc  uint32
+	file *spool.File // nil when an earlier process has finished it
 
-	mu     sync.Mutex
-	reader io.ReadSeekCloser // of blob
+	mu   sync.Mutex
+	blob *spool.Blob // once it is complete, for a durable job
+	crc  uint32      // of blob
+	gone bool
 }
 
 // ErrGone is what an Output says whose job has begun again or is removed.
 var ErrGone = errors.New("the output is no longer there")
 
+// finished is the output if it is complete and durable, or nil.
+func (o *Output) finished() (blob *spool.Blob, crc uint32, err error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.gone {
+		return nil, 0, ErrGone
+	}
+	return o.blob, o.crc, nil
+}
+
 // Size is how many bytes there are so far.
 func (o *Output) Size() int64 {
-	if o.blob != nil {
-		return o.blob.Size()
+	if blob, _, _ := o.finished(); blob != nil {
+		return blob.Size()
+	}
+	if o.file == nil {
+		return 0
 	}
 	return o.file.Committed()
 }
 
 // ReadAt is for io.ReaderAt; io.EOF means that there is no more yet.
 func (o *Output) ReadAt(p []byte, off int64) (int, error) {
-	if o.blob != nil {
-		return o.readBlob(p, off)
-	}
-	n, err := o.file.ReadAt(p, off)
-	if errors.Is(err, spool.ErrClosed) {
-		err = ErrGone
-	}
-	return n, err
-}
-
-func (o *Output) readBlob(p []byte, off int64) (int, error) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	if o.reader == nil {
-		r, err := o.blob.Open()
-		if err != nil {
-			return 0, errors.Join(ErrGone, err)
+	blob, _, err := o.finished()
+	if blob == nil && err == nil {
+		n, err := o.file.ReadAt(p, off)
+		if !errors.Is(err, spool.ErrClosed) {
+			return n, err
 		}
-		o.reader = r
+		blob, _, _ = o.finished() // meanwhile
 	}
-	if _, err := o.reader.Seek(off, io.SeekStart); err != nil {
+	if blob == nil {
+		return 0, ErrGone
+	}
+	// An open file for each job that is kept would be too many.
+	r, err := blob.Open()
+	if errors.Is(err, fs.ErrNotExist) {
+		return 0, ErrGone
+	}
+	if err != nil {
 		return 0, fmt.Errorf("read output: %w", err)
 	}
-	n, err := io.ReadFull(o.reader, p)
+	defer r.Close()
+	if _, err := r.Seek(off, io.SeekStart); err != nil {
+		return 0, fmt.Errorf("read output: %w", err)
+	}
+	n, err := io.ReadFull(r, p)
 	if errors.Is(err, io.ErrUnexpectedEOF) {
 		err = io.EOF
 	}
@@ -74,26 +87,42 @@ func (o *Output) readBlob(p []byte, off int64) (int, error) {
 
 // CRC32C is the checksum of what is there so far.
 func (o *Output) CRC32C() (uint32, error) {
-	if o.blob != nil {
-		return o.crc, nil
+	if blob, crc, err := o.finished(); blob != nil || err != nil {
+		return crc, err
 	}
 	return o.file.CRC32C()
 }
 
-func (o *Output) close() error {
+// finish makes it what an earlier process could have finished.
+func (o *Output) finish(blob *spool.Blob, crc uint32) error {
+	o.mu.Lock()
+	o.blob, o.crc = blob, crc
+	o.mu.Unlock()
+	return o.file.Close()
+}
+
+// remove is told that the file goes: the name will be that of another one.
+func (o *Output) remove() {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	if o.reader == nil {
-		return nil
-	}
-	r := o.reader
-	o.reader = nil
-	return r.Close()
+	o.gone = true
 }
 
 // openOutput makes the output, the file of the job's id. What an earlier attempt
-// has written is dropped.
+// has written is dropped. A function that has not noticed its job's end can't
+// have one: the name may be that of another job's output by now.
 func (j *Job) openOutput(json bool) (*Output, error) {
+	j.writing.Lock()
+	defer j.writing.Unlock()
+	j.mu.Lock()
+	old, attempt, ending := j.out, j.attempt, j.ending
+	j.mu.Unlock()
+	if ending {
+		return nil, errEnded
+	}
+	if old != nil {
+		old.remove()
+	}
 	if err := j.table.cfg.Spool.RemoveFile(j.outputName()); err != nil {
 		return nil, err
 	}
@@ -103,12 +132,14 @@ func (j *Job) openOutput(json bool) (*Output, error) {
 	}
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	j.out = &Output{Attempt: j.attempt, JSON: json, file: file}
+	j.out = &Output{Attempt: attempt, JSON: json, file: file}
 	return j.out, nil
 }
 
-// dropOutput removes the output, if there is one.
+// dropOutput removes the output, if there is one. The job has ended.
 func (j *Job) dropOutput() error {
+	j.writing.Lock()
+	defer j.writing.Unlock()
 	j.mu.Lock()
 	out := j.out
 	j.out = nil
@@ -116,7 +147,8 @@ func (j *Job) dropOutput() error {
 	if out == nil {
 		return nil
 	}
-	return errors.Join(out.close(), j.table.cfg.Spool.RemoveFile(j.outputName()))
+	out.remove()
+	return j.table.cfg.Spool.RemoveFile(j.outputName())
 }
 
 // An outputWriter is the io.Writer that a function gets.
@@ -165,25 +197,29 @@ func (w *outputWriter) seal() (*Output, error) {
 	if w.out == nil {
 		return nil, nil //nolint:nilnil // no output is not an error
 	}
-	if err := w.job.sealOutput(w.ctx, w.out); err != nil {
+	if err := w.job.sealOutput(w.out); err != nil {
 		return nil, err
 	}
 	return w.out, nil
 }
 
 // sealOutput makes a durable job's output durable.
-func (j *Job) sealOutput(ctx context.Context, out *Output) error {
+func (j *Job) sealOutput(out *Output) error {
 	if !j.named {
 		return nil
 	}
+	var blob *spool.Blob
 	sum, err := out.file.CRC32C()
 	if err == nil {
-		_, err = out.file.Seal(out.file.Committed(), sum)
+		blob, err = out.file.Seal(out.file.Committed(), sum)
+	}
+	if err == nil {
+		err = out.finish(blob, sum)
 	}
 	if err != nil {
 		return fmt.Errorf("seal output: %w", err)
 	}
-	return ctx.Err()
+	return nil
 }
 
 // spaceRetry is how often a durable job looks whether the disk has room again.
@@ -195,8 +231,11 @@ const spaceRetry = time.Second
 func (j *Job) withSpace(ctx context.Context, what string, do func() error) error {
 	for told := false; ; told = true {
 		err := do()
-		if err == nil || !j.named || !isFull(err) {
+		switch {
+		case err == nil || !j.named || !isFull(err):
 			return err
+		case ctx.Err() != nil:
+			return errors.Join(context.Cause(ctx), err)
 		}
 		if !told {
 			j.log.Warn("waiting for space", "what", what, "err", err)
@@ -209,7 +248,6 @@ func (j *Job) withSpace(ctx context.Context, what string, do func() error) error
 		select {
 		case <-time.After(spaceRetry):
 		case <-ctx.Done():
-			return errors.Join(context.Cause(ctx), err)
 		}
 	}
 }

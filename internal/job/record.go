@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"time"
+
+	"github.com/aipod/aipod/internal/spool"
 )
 
 // A record is what the store has of a durable job.
@@ -21,11 +23,11 @@ type record struct {
 	Input     []byte `json:"input,omitempty"`
 
 	// Once Succeeded.
-	Result     json.RawMessage `json:"result,omitempty"`
-	HasOutput  bool            `json:"has_output,omitempty"`
-	OutputJSON bool            `json:"output_json,omitempty"`
-	OutputSize int64           `json:"output_size,omitempty"`
-	OutputCRC  uint32          `json:"output_crc,omitempty"`
+	Result     []byte `json:"result,omitempty"` // JSON, to the byte
+	HasOutput  bool   `json:"has_output,omitempty"`
+	OutputJSON bool   `json:"output_json,omitempty"`
+	OutputSize int64  `json:"output_size,omitempty"`
+	OutputCRC  uint32 `json:"output_crc,omitempty"`
 	// Once Failed or Canceled.
 	Failure *ExplainedError `json:"failure,omitempty"`
 
@@ -67,7 +69,9 @@ func decodeRecord(value []byte) (*record, error) {
 	return r, nil
 }
 
-var errRemoved = errors.New("the job is removed")
+// errEnded refuses a record of a job that is removed, or of a state before the
+// end when that is settled.
+var errEnded = fmt.Errorf("the job has ended: %w", spool.ErrClosed)
 
 // record writes what change makes of the job's record. Records of one job are
 // written in turn.
@@ -80,7 +84,7 @@ func (j *Job) record(change func(*record)) error {
 // recordLocked needs recording.
 func (j *Job) recordLocked(change func(*record)) error {
 	if j.removed {
-		return errRemoved
+		return errEnded
 	}
 	j.mu.Lock()
 	r := record{
@@ -88,18 +92,80 @@ func (j *Job) recordLocked(change func(*record)) error {
 		Created: j.created, Started: j.started, Ended: j.ended,
 		InputSize: j.size, Input: j.data, Progress: j.progress,
 	}
-	if j.state == Loading {
-		r.State = Queued
-	}
+	ending := j.ending
 	j.mu.Unlock()
 	r.Events, r.Seq, r.Lost = j.events.recorded()
 	change(&r)
-	if r.State.Final() {
+	switch {
+	case r.State.Final():
 		r.Input = nil
+	case ending:
+		return errEnded
 	}
 	value, err := json.Marshal(r)
 	if err != nil {
 		return fmt.Errorf("record job: %w", err)
 	}
 	return j.table.store.put(j.ID, value)
+}
+
+// restore makes a job of its record. It has yet to be resumed.
+func (t *Table) restore(id string, r *record) (*Job, error) {
+	j := t.newJob(id, r.Spec, true)
+	j.created, j.started, j.ended, j.attempt = r.Created, r.Started, r.Ended, r.Attempt
+	j.state, j.data, j.progress = r.State, r.Input, r.Progress
+	j.events = restoreEventLog(t.cfg.EventTail, r)
+	if r.State == Receiving {
+		j.in.(*fileInput).adopt()
+	} else {
+		j.size = r.InputSize
+	}
+	if r.State.Final() && r.HasOutput {
+		blob, err := t.cfg.Spool.OpenSealed(j.outputName())
+		if err != nil {
+			return nil, fmt.Errorf("its output: %w", err)
+		}
+		if blob.Size() != r.OutputSize {
+			return nil, fmt.Errorf("its output has %d bytes, not %d", blob.Size(), r.OutputSize)
+		}
+		j.out = &Output{Attempt: r.Attempt, JSON: r.OutputJSON, blob: blob, crc: r.OutputCRC}
+	}
+	// The event of a state comes after its record, and is not in it.
+	event := Event{State: r.State, Time: r.Ended}
+	if r.State == Running {
+		event.Time = r.Started
+	}
+	j.events.add(event)
+	switch {
+	case r.State == Receiving:
+	case !r.State.Final():
+		j.state = Queued
+	default:
+		j.ending = true
+		j.result = Result{JSON: r.Result, Output: j.out}
+		if r.Failure != nil {
+			j.err = r.Failure
+		}
+		j.cancel(nil)
+		close(j.done)
+	}
+	return j, nil
+}
+
+// restoredInput is the input of a job that an earlier process has queued.
+func (j *Job) restoredInput() (*spool.Blob, error) {
+	j.mu.Lock()
+	data, size := j.data, j.size
+	j.mu.Unlock()
+	if size <= recordedInput {
+		if int64(len(data)) != size {
+			return nil, fmt.Errorf("%d of %d bytes are there", len(data), size)
+		}
+		return memoryBlob(j.table.cfg.Spool, data)
+	}
+	blob, err := j.table.cfg.Spool.OpenSealed(j.inputName())
+	if err == nil && blob.Size() != size {
+		err = fmt.Errorf("%d of %d bytes are there", blob.Size(), size)
+	}
+	return blob, err
 }

@@ -2,9 +2,11 @@ package job
 
 import (
 	"bytes"
+	"encoding/hex"
 	"encoding/json"
 	"fmt"
 	"reflect"
+	"strconv"
 	"strings"
 )
 
@@ -12,7 +14,7 @@ import (
 type Spec struct {
 	Func    string          `json:"func"`
 	Version string          `json:"version,omitempty"`
-	Kwargs  json.RawMessage `json:"kwargs"` // a JSON object without reserved keys
+	Kwargs  json.RawMessage `json:"kwargs,omitempty"` // a JSON object without reserved keys
 	// Size of the input in bytes, -1 if it isn't known. It is checked at the end.
 	Size int64 `json:"size"`
 	// SHA256 of the input, checked at the end, or nil.
@@ -36,28 +38,26 @@ func (e *ExistsError) Error() string {
 // differs says in what a job's spec and a new call's differ, or "".
 func (s Spec) differs(call Spec) string {
 	var diff []string
-	add := func(name, has, wants any) {
-		diff = append(diff, fmt.Sprintf("%s is %.200v there and %.200v here", name, has, wants))
+	add := func(name, has, wants string) {
+		diff = append(diff, fmt.Sprintf("%s is %.200s there and %.200s here", name, has, wants))
 	}
 	if s.Func != call.Func {
-		add("func", quoted(s.Func), quoted(call.Func))
+		add("func", strconv.Quote(s.Func), strconv.Quote(call.Func))
 	}
 	if s.Version != call.Version {
-		add("version", quoted(s.Version), quoted(call.Version))
+		add("version", strconv.Quote(s.Version), strconv.Quote(call.Version))
 	}
 	if !sameJSON(s.Kwargs, call.Kwargs) {
 		add("kwargs", string(s.Kwargs), string(call.Kwargs))
 	}
 	if s.Size >= 0 && call.Size >= 0 && s.Size != call.Size {
-		add("size", s.Size, call.Size)
+		add("size", strconv.FormatInt(s.Size, 10), strconv.FormatInt(call.Size, 10))
 	}
 	if len(s.SHA256) > 0 && len(call.SHA256) > 0 && !bytes.Equal(s.SHA256, call.SHA256) {
-		add("sha256", fmt.Sprintf("%x", s.SHA256), fmt.Sprintf("%x", call.SHA256))
+		add("sha256", hex.EncodeToString(s.SHA256), hex.EncodeToString(call.SHA256))
 	}
 	return strings.Join(diff, ", ")
 }
-
-func quoted(s string) string { return fmt.Sprintf("%q", s) }
 
 // sameJSON says whether a and b are the same value; what isn't JSON is compared
 // as it is.

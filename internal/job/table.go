@@ -17,6 +17,7 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
+	"path"
 	"slices"
 	"strings"
 	"sync"
@@ -72,10 +73,13 @@ type Table struct {
 	jobs      map[string]*Job
 	open      int           // jobs without a name
 	functions map[*Job]bool // that run or wait in the pool, some for jobs that are closed
+	records   int           // goroutines that record the end of an input, or of a job
 	draining  chan struct{}
 	refuses   bool
 	empty     chan struct{} // closed when draining and nothing is left
 	emptied   bool
+
+	resuming sync.WaitGroup
 }
 
 // NewTable makes a table of the durable jobs in the store. They go on with
@@ -135,10 +139,13 @@ func (t *Table) load(id string, value []byte) error {
 // dropOrphans removes payloads that no job has.
 func (t *Table) dropOrphans() {
 	for _, f := range t.cfg.Spool.Files() {
-		id, kind, _ := strings.Cut(f.Name, ".")
-		j := t.jobs[id]
-		keep := j != nil && (kind == "in" && !j.state.Final() || kind == "out" && j.out != nil)
-		if keep {
+		ext := path.Ext(f.Name)
+		j := t.jobs[strings.TrimSuffix(f.Name, ext)]
+		switch {
+		case j == nil:
+		case ext == ".in" && (j.state == Receiving || !j.state.Final() && j.size > recordedInput):
+			continue
+		case ext == ".out" && j.out != nil:
 			continue
 		}
 		if err := t.cfg.Spool.RemoveFile(f.Name); err != nil {
@@ -148,16 +155,28 @@ func (t *Table) dropOrphans() {
 }
 
 // Resume lets the jobs go on that an earlier process has left, the oldest first.
+// It doesn't wait for that: there may be no room on the disk.
 func (t *Table) Resume() {
+	var queued []*Job
 	for _, j := range slices.Backward(t.List()) {
-		j.resume()
-		switch s := j.Snapshot(); {
-		case s.State.Final():
-			t.expireAt(j, s.Expires)
-		case s.State == Receiving:
+		switch s := j.Snapshot(); s.State {
+		case Receiving:
 			t.watchIdle(j)
+		case Queued:
+			queued = append(queued, j)
+		default:
+			j.mu.Lock()
+			t.expireAt(j, s.Expires)
+			j.mu.Unlock()
 		}
 	}
+	t.resuming.Go(func() {
+		for _, j := range queued {
+			if t.ctx.Err() == nil {
+				j.resume()
+			}
+		}
+	})
 }
 
 // ErrDraining refuses new jobs while the pod shuts down.
@@ -233,34 +252,31 @@ func (t *Table) Open(spec Spec) (*Job, error) {
 // one that has it. attached says which; a job that is there with another spec is
 // an *ExistsError. The job is recorded when Create returns.
 func (t *Table) Create(id string, spec Spec) (j *Job, attached bool, err error) {
-	j = t.newJob(id, spec, true)
-	t.mu.Lock()
-	there := t.jobs[id]
-	switch {
-	case there != nil:
-	case t.refuses:
-		t.mu.Unlock()
-		j.cancel(ErrDraining)
-		return nil, false, ErrDraining
-	default:
-		j.recording.Lock() // so that who finds the job waits for its record
-		t.jobs[id] = j
+	for {
+		j, attached, err = t.enter(id, spec)
+		if err != nil {
+			return nil, false, err
+		}
+		if !attached {
+			break
+		}
+		// Not before it is recorded, or removed.
+		j.recording.Lock()
+		removed := j.removed
+		j.recording.Unlock()
+		if removed {
+			continue
+		}
+		if diff := j.Spec().differs(spec); diff != "" {
+			return nil, false, &ExistsError{ID: id, Diff: diff}
+		}
+		return j, true, nil
 	}
-	t.mu.Unlock()
-	if there != nil {
-		j.cancel(nil)
-		return t.attach(there, spec)
-	}
+	defer j.recording.Unlock()
 	j.events.add(Event{State: Receiving})
-	err = j.recordLocked(func(*record) {})
-	if err != nil {
-		t.mu.Lock()
-		delete(t.jobs, id)
-		t.mu.Unlock()
+	if err := j.recordLocked(func(*record) {}); err != nil {
 		j.removed = true
-	}
-	j.recording.Unlock()
-	if err != nil {
+		t.take(j)
 		j.cancel(err)
 		return nil, false, err
 	}
@@ -269,18 +285,27 @@ func (t *Table) Create(id string, spec Spec) (j *Job, attached bool, err error) 
 	return j, false, nil
 }
 
-func (t *Table) attach(j *Job, spec Spec) (*Job, bool, error) {
-	// Not before it is recorded, or dropped because it couldn't be.
+// enter finds a job, or makes one whose record is locked.
+func (t *Table) enter(id string, spec Spec) (j *Job, found bool, err error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if j := t.jobs[id]; j != nil {
+		return j, true, nil
+	}
+	if t.refuses {
+		return nil, false, ErrDraining
+	}
+	j = t.newJob(id, spec, true)
 	j.recording.Lock()
-	removed := j.removed
-	j.recording.Unlock()
-	if removed {
-		return nil, false, fmt.Errorf("job %s: %w", j.ID, ErrNotFound)
-	}
-	if diff := j.Spec().differs(spec); diff != "" {
-		return nil, false, &ExistsError{ID: j.ID, Diff: diff}
-	}
-	return j, true, nil
+	t.jobs[id] = j
+	return j, false, nil
+}
+
+// take takes a durable job out of the table.
+func (t *Table) take(j *Job) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	delete(t.jobs, j.ID)
 }
 
 // Get finds a durable job.
@@ -313,15 +338,36 @@ func (t *Table) List() []*Job {
 // Delete removes a durable job and all that it holds. One that is not there is no
 // error. After an error the job is gone, but may be back after a restart.
 func (t *Table) Delete(id string) error {
-	t.mu.Lock()
-	j := t.jobs[id]
-	if j == nil || !j.named {
-		t.mu.Unlock()
+	j, err := t.Get(id)
+	if err != nil {
+		return nil //nolint:nilerr // it is as it should be
+	}
+	return t.remove(j)
+}
+
+// remove ends a durable job and removes what it holds. Until that is done nobody
+// can have its id.
+func (t *Table) remove(j *Job) error {
+	j.recording.Lock()
+	defer j.recording.Unlock()
+	if j.removed {
 		return nil
 	}
-	delete(t.jobs, id)
-	t.mu.Unlock()
-	err := j.drop()
+	err := t.store.delete(j.ID)
+	if errors.Is(err, errStoreClosed) {
+		return err
+	}
+	j.removed = true
+	j.cancel(ErrDeleted)
+	j.settle(Canceled, now(), Result{}, ErrDeleted)
+	j.mu.Lock()
+	if j.expiry != nil {
+		j.expiry.Stop()
+	}
+	j.mu.Unlock()
+	err = errors.Join(err, j.in.remove(), j.dropOutput())
+	t.take(j)
+	j.changed.send()
 	if err != nil {
 		j.log.Warn("job not removed", "err", err)
 		return err
@@ -330,42 +376,14 @@ func (t *Table) Delete(id string) error {
 	return nil
 }
 
-// drop ends a durable job that is no longer in the table and removes what it
-// holds.
-func (j *Job) drop() error {
-	j.recording.Lock()
-	j.removed = true
-	err := j.table.store.delete(j.ID)
-	j.recording.Unlock()
-	j.cancel(ErrDeleted)
-	j.mu.Lock()
-	ended := j.ending && j.state.Final()
-	j.ending = true
-	if j.expiry != nil {
-		j.expiry.Stop()
-	}
-	if !ended {
-		j.state, j.err, j.ended = Canceled, ErrDeleted, now()
-	}
-	j.mu.Unlock()
-	if !ended {
-		j.events.add(Event{State: Canceled})
-		close(j.done)
-	}
-	j.changed.send()
-	return errors.Join(err, j.in.remove(), j.dropOutput())
-}
-
-// expireAt removes the job at a time.
+// expireAt removes the job at a time. j.mu is held.
 func (t *Table) expireAt(j *Job, at time.Time) {
-	j.mu.Lock()
-	defer j.mu.Unlock()
 	if j.expiry != nil {
 		j.expiry.Stop()
 	}
 	j.expiry = time.AfterFunc(time.Until(at), func() {
 		j.log.Debug("job expires")
-		_ = t.Delete(j.ID) // which has logged it
+		_ = t.remove(j) // which has logged it
 	})
 }
 
@@ -373,7 +391,7 @@ func (t *Table) expireAt(j *Job, at time.Time) {
 func (t *Table) watchIdle(j *Job) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	if j.state != Receiving || j.ending {
+	if j.state != Receiving || j.ending || t.ctx.Err() != nil {
 		return
 	}
 	j.expiry = time.AfterFunc(time.Until(j.touched.Add(t.cfg.TTL)), func() {
@@ -385,7 +403,7 @@ func (t *Table) watchIdle(j *Job) {
 		case !receiving:
 		case idle >= t.cfg.TTL:
 			j.log.Warn("job expires before its input was complete", "committed", j.Committed(), "idle", idle.String())
-			_ = t.Delete(j.ID)
+			_ = t.remove(j)
 		default:
 			t.watchIdle(j)
 		}
@@ -417,10 +435,30 @@ func (t *Table) forget(j *Job) {
 	t.tellEmpty()
 }
 
-func (t *Table) functionStarts(j *Job) {
+// functionStarts says whether it may: one of a durable job not while the pod
+// shuts down.
+func (t *Table) functionStarts(j *Job) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	if j.named && t.refuses {
+		return false
+	}
 	t.functions[j] = true
+	return true
+}
+
+// recording does in a goroutine what Drain should wait for.
+func (t *Table) recording(do func()) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.records++
+	go func() {
+		do()
+		t.mu.Lock()
+		defer t.mu.Unlock()
+		t.records--
+		t.tellEmpty()
+	}()
 }
 
 func (t *Table) functionEnded(j *Job) {
@@ -432,7 +470,7 @@ func (t *Table) functionEnded(j *Job) {
 
 // tellEmpty ends Drain's wait. t.mu is held.
 func (t *Table) tellEmpty() {
-	if t.refuses && !t.emptied && t.open == 0 && len(t.functions) == 0 {
+	if t.refuses && !t.emptied && t.open == 0 && len(t.functions) == 0 && t.records == 0 {
 		t.emptied = true
 		close(t.empty)
 	}
@@ -449,18 +487,19 @@ func (t *Table) Refuse() {
 	t.tellEmpty()
 }
 
-// Drain refuses new jobs and waits until those without a name are closed and the
-// functions that run have returned. Durable jobs that are still queued are left
+// Drain refuses new jobs and waits until those without a name are closed, the
+// functions that run have returned and what has ended is recorded. Durable jobs that are still queued are left
 // for the next process. When ctx ends first, Drain cancels what is there with
 // ErrShutdown, which callers are told at once, and says in the error how many
 // they were; durable jobs are then run again by the next process, if they may.
 func (t *Table) Drain(ctx context.Context) error {
 	t.Refuse()
 	for _, j := range t.List() {
-		switch j.State() {
-		case Queued, Loading:
+		j.mu.Lock()
+		if !j.begun && (j.state == Queued || j.state == Loading) {
 			j.cancel(ErrShutdown)
 		}
+		j.mu.Unlock()
 	}
 	select {
 	case <-t.empty:
@@ -481,21 +520,35 @@ func (t *Table) Drain(ctx context.Context) error {
 	return fmt.Errorf("%d jobs and %d functions were still there: %w", jobs, functions, context.Cause(ctx))
 }
 
-// Close closes the store. Durable jobs that have not ended go on in the next
-// process.
+// Close closes the store and lets go of the files of durable jobs, whoever uses
+// them. Those that have not ended go on in the next process.
 func (t *Table) Close() error {
 	t.Refuse()
 	t.cancel()
+	var errs []error
 	for _, j := range t.List() {
-		j.cancel(ErrShutdown)
-		j.mu.Lock()
-		if j.expiry != nil {
-			j.expiry.Stop()
-		}
-		j.mu.Unlock()
+		errs = append(errs, j.leave())
 	}
-	if t.store == nil {
-		return nil
+	t.resuming.Wait()
+	if t.store != nil {
+		errs = append(errs, t.store.close())
 	}
-	return t.store.close()
+	return errors.Join(errs...)
+}
+
+// leave leaves a durable job to the next process.
+func (j *Job) leave() error {
+	j.cancel(ErrShutdown)
+	j.writing.Lock()
+	defer j.writing.Unlock()
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if j.expiry != nil {
+		j.expiry.Stop()
+	}
+	err := j.in.close()
+	if j.out != nil && j.out.file != nil {
+		err = errors.Join(err, j.out.file.Close())
+	}
+	return err
 }

@@ -68,10 +68,7 @@ func (h *aiHandler) call(ctx context.Context, conn connect.StreamingHandlerConn,
 	}
 	// Refusals come before the first message, so that they are Trailers-Only and
 	// a gRPC client's retryPolicy applies to them.
-	if _, err := h.pod.pool.Describe().Function(fn); err != nil {
-		return err
-	}
-	if err := h.pod.pool.Full(); err != nil {
+	if err := h.pod.takes(id, job.Spec{Func: fn}); err != nil {
 		return err
 	}
 	up := &upload{ctx: ctx, conn: conn, pod: h.pod, fn: fn, id: id, opened: make(chan *job.Job, 1)}
@@ -86,8 +83,6 @@ func (h *aiHandler) call(ctx context.Context, conn connect.StreamingHandlerConn,
 		id, up.job, up.dst, done = j.ID, j, j.Input(), j.Done()
 		// Not in the loop below: a sender whose client doesn't read is stuck in it.
 		defer context.AfterFunc(ctx, func() { j.Cancel(context.Cause(ctx)) })()
-	} else if err := h.pod.takes(id); err != nil {
-		return err
 	}
 
 	conn.ResponseHeader().Set(headerJob, id)
@@ -139,9 +134,15 @@ func (h *aiHandler) call(ctx context.Context, conn connect.StreamingHandlerConn,
 	}
 }
 
-// takes refuses a durable job before it is sent, unless it is there already.
-func (p *Pod) takes(id string) error {
-	if _, err := p.table.Get(id); err != nil && isClosed(p.table.Draining()) {
+// takes refuses a call before it is sent, unless its job is there already.
+func (p *Pod) takes(id string, spec job.Spec) error {
+	if _, err := p.table.Get(id); err == nil {
+		return nil
+	}
+	if err := p.admits(spec); err != nil {
+		return err
+	}
+	if isClosed(p.table.Draining()) {
 		return job.ErrDraining
 	}
 	return nil

@@ -515,7 +515,7 @@ func TestDrain(t *testing.T) {
 	<-tp.model.started
 	stopped := make(chan struct{})
 	go func() { tp.stop(); close(stopped) }()
-	eventually(t, "not draining", func() (any, bool) { return nil, tp.table.Draining() })
+	eventually(t, "not draining", func() (any, bool) { return nil, isClosed(tp.table.Draining()) })
 	_, err := chaos(t.Context(), c, "hello", []byte("{}"))
 	wantCode(t, err, connect.CodeUnavailable, "shutting down")
 	close(tp.model.release)

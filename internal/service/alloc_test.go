@@ -13,46 +13,97 @@ import (
 	"testing"
 
 	"google.golang.org/protobuf/encoding/protowire"
+	"google.golang.org/protobuf/proto"
 
 	"github.com/aipod/aipod/gen/ai/aiconnect"
+	aipodv1 "github.com/aipod/aipod/gen/aipod/v1"
+	"github.com/aipod/aipod/gen/aipod/v1/aipodv1connect"
 )
 
-// A repeated is a gRPC request body: kwargs, then the same message n times. It
-// allocates nothing while it is read, so that what a test counts is the server's
-// and net/http's.
+// A repeated is a gRPC request body: a first message, the same message n times,
+// and a last one. It allocates nothing while it is read, so that what a test
+// counts is the server's and net/http's.
 type repeated struct {
 	each []byte
 	n    int
+	next func(each []byte) // changes each for the next time, if it isn't nil
+	last []byte
 	rest []byte
 }
 
+func envelope(m []byte) []byte {
+	return append(binary.BigEndian.AppendUint32([]byte{0}, uint32(len(m))), m...)
+}
+
 func newRepeated(kwargs string, chunk, n int) *repeated {
-	envelope := func(data []byte) []byte {
-		m := protowire.AppendBytes(protowire.AppendTag(nil, 1, protowire.BytesType), data)
-		return append(binary.BigEndian.AppendUint32([]byte{0}, uint32(len(m))), m...)
+	raw := func(data []byte) []byte {
+		return envelope(protowire.AppendBytes(protowire.AppendTag(nil, 1, protowire.BytesType), data))
 	}
-	r := &repeated{each: envelope(make([]byte, chunk)), n: n}
-	r.rest = envelope([]byte(kwargs))
-	return r
+	return &repeated{rest: raw([]byte(kwargs)), each: raw(make([]byte, chunk)), n: n}
+}
+
+// newRepeatedRun is a Run: Open, n chunks of zeros, CloseInput.
+func newRepeatedRun(t testing.TB, chunk, n int) *repeated {
+	t.Helper()
+	message := func(m *aipodv1.RunRequest) []byte {
+		wire, err := proto.Marshal(m)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return envelope(wire)
+	}
+	// An offset that takes as many bytes as any other does here.
+	const mark = 1 << 40
+	c := chunkOf(mark, make([]byte, chunk))
+	each := message(&aipodv1.RunRequest{Message: &aipodv1.RunRequest_Chunk{Chunk: c}})
+	at := bytes.Index(each, protowire.AppendVarint(nil, mark))
+	size := protowire.SizeVarint(mark)
+	off := 0
+	set := func(each []byte) {
+		v := off
+		for i := range size { // a varint with zeros at its end is one, too
+			each[at+i] = byte(v)&0x7f | 0x80
+			v >>= 7
+		}
+		each[at+size-1] &= 0x7f
+		off += chunk
+	}
+	end := &aipodv1.CloseInput{Size: int64(n * chunk)}
+	return &repeated{
+		rest: message(&aipodv1.RunRequest{Message: &aipodv1.RunRequest_Open{Open: &aipodv1.Open{Spec: specOf("hello", "")}}}),
+		each: each, n: n, next: set,
+		last: message(&aipodv1.RunRequest{Message: &aipodv1.RunRequest_CloseInput{CloseInput: end}}),
+	}
 }
 
 func (r *repeated) Read(p []byte) (int, error) {
 	if len(r.rest) == 0 {
-		if r.n == 0 {
+		switch {
+		case r.n > 0:
+			r.n--
+			if r.next != nil {
+				r.next(r.each)
+			}
+			r.rest = r.each
+		case r.last != nil:
+			r.rest, r.last = r.last, nil
+		default:
 			return 0, io.EOF
 		}
-		r.n--
-		r.rest = r.each
 	}
 	n := copy(p, r.rest)
 	r.rest = r.rest[n:]
 	return n, nil
 }
 
-// uploadPlain uploads n chunks to the function "hello".
-func (tp *testPod) uploadPlain(t testing.TB, chunk, n int) {
+// uploadPlain uploads n chunks to the function "hello", by chaos or by Run.
+func (tp *testPod) uploadPlain(t testing.TB, procedure string, chunk, n int) {
 	t.Helper()
-	req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, tp.url+aiconnect.AIChaosProcedure, newRepeated("{}", chunk, n))
+	body := newRepeated("{}", chunk, n)
+	if procedure == aipodv1connect.JobServiceRunProcedure {
+		body = newRepeatedRun(t, chunk, n)
+	}
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, tp.url+procedure, body)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -85,7 +136,7 @@ func BenchmarkUpload(b *testing.B) {
 			b.ReportAllocs()
 			b.SetBytes(1 << 30)
 			for b.Loop() {
-				tp.uploadPlain(b, chunk, 1<<30/chunk)
+				tp.uploadPlain(b, aiconnect.AIChaosProcedure, chunk, 1<<30/chunk)
 				<-tp.model.started
 			}
 		})
@@ -96,17 +147,25 @@ func BenchmarkUpload(b *testing.B) {
 // together.
 func TestUploadAllocations(t *testing.T) {
 	const size, limit = 1 << 30, 24 << 20
-	for _, chunk := range []int{seedChunk, ourChunk} {
+	for _, test := range []struct {
+		procedure string
+		chunk     int
+	}{
+		{aiconnect.AIChaosProcedure, seedChunk},
+		{aiconnect.AIChaosProcedure, ourChunk},
+		{aipodv1connect.JobServiceRunProcedure, ourChunk},
+	} {
 		tp := startPod(t, nil)
-		tp.uploadPlain(t, chunk, 1) // connect
+		tp.uploadPlain(t, test.procedure, test.chunk, 1) // connect
 		var before, after runtime.MemStats
 		runtime.ReadMemStats(&before)
-		tp.uploadPlain(t, chunk, size/chunk)
+		tp.uploadPlain(t, test.procedure, test.chunk, size/test.chunk)
 		runtime.ReadMemStats(&after)
 		got := after.TotalAlloc - before.TotalAlloc
-		t.Logf("chunks of %d: %.1f MiB allocated for %d MiB", chunk, float64(got)/(1<<20), size>>20)
+		t.Logf("%s, chunks of %d: %.1f MiB allocated for %d MiB", test.procedure, test.chunk, float64(got)/(1<<20), size>>20)
 		if got > limit {
-			t.Errorf("chunks of %d: %.1f MiB allocated for %d MiB, want at most 24", chunk, float64(got)/(1<<20), size>>20)
+			t.Errorf("%s, chunks of %d: %.1f MiB allocated for %d MiB, want at most %d",
+				test.procedure, test.chunk, float64(got)/(1<<20), size>>20, limit>>20)
 		}
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"io"
 	"slices"
+	"sync"
 	"time"
 
 	"connectrpc.com/connect"
@@ -44,7 +45,7 @@ func (p *Pod) admits(spec job.Spec) error {
 // isn't known.
 func (p *Pod) fits(size int64) error {
 	if limit := p.cfg.MaxPayload; limit > 0 && size > limit {
-		return &spool.LimitError{Limit: limit}
+		return detailed(connect.CodeResourceExhausted, &spool.LimitError{Limit: limit}, &aipodv1.SizeLimit{Limit: limit, Size: size})
 	}
 	if size <= 0 {
 		return nil
@@ -93,6 +94,25 @@ func chunkFrom(c *aipodv1.Chunk, buf []byte) ([]byte, error) {
 	return codec.DecodeChunk(chunk, buf)
 }
 
+// decoded are buffers of at most codec.MaxChunk bytes. They are shared, so that an
+// upload that stalls has none.
+var decoded = sync.Pool{New: func() any { return new([]byte) }}
+
+// put decodes a chunk and writes it.
+func put(w *job.Writer, c *aipodv1.Chunk) error {
+	buf := decoded.Get().(*[]byte)
+	defer decoded.Put(buf)
+	data, err := chunkFrom(c, *buf)
+	if err != nil {
+		return err
+	}
+	if c.GetCoding() == aipodv1.Coding_CODING_ZSTD {
+		*buf = data[:0]
+	}
+	_, err = w.Put(c.GetOffset(), data)
+	return err
+}
+
 func (h *jobHandler) WriteInput(ctx context.Context, req *connect.Request[aipodv1.WriteInputRequest]) (*connect.Response[aipodv1.WriteInputResponse], error) {
 	j, err := h.pod.get(req.Msg.GetJobId())
 	if err != nil {
@@ -104,11 +124,7 @@ func (h *jobHandler) WriteInput(ctx context.Context, req *connect.Request[aipodv
 	}
 	w := j.Writer()
 	if chunk != nil {
-		data, err := chunkFrom(chunk, nil)
-		if err != nil {
-			return nil, err
-		}
-		if _, err := w.Put(chunk.GetOffset(), data); err != nil {
+		if err := put(w, chunk); err != nil {
 			return nil, err
 		}
 	}

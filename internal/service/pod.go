@@ -154,8 +154,9 @@ func Open(cfg Config) (*Pod, error) {
 	cfg.Pool.Logger = cfg.Logger
 	p.pool = worker.NewPool(model, cfg.Pool)
 	p.table, err = job.NewTable(job.Config{
-		Spool: p.spool, Runner: p.pool, Store: filepath.Join(cfg.DataDir, "jobs.db"), Explain: p.explain,
-		TTL: cfg.JobTTL, MaxAttempts: cfg.MaxAttempts, MaxPayload: cfg.MaxPayload, Logger: cfg.Logger,
+		Spool: p.spool, Runner: p.pool, Store: filepath.Join(cfg.DataDir, "jobs.db"),
+		Explain: func(err error) *job.ExplainedError { return explain(err, cfg.Logger) },
+		TTL:     cfg.JobTTL, MaxAttempts: cfg.MaxAttempts, MaxPayload: cfg.MaxPayload, Logger: cfg.Logger,
 	})
 	if err != nil {
 		return nil, errors.Join(err, p.pool.Close(context.Background()), lock.Unlock())

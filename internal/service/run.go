@@ -32,7 +32,6 @@ func (h *jobHandler) Run(ctx context.Context, stream *runStream) error {
 		return err
 	}
 	v.send = send
-	v.tellInput = true
 	// Refusals come before the first message, so that they are Trailers-Only and a
 	// gRPC client's retryPolicy applies to them.
 	if err := h.open(v, open); err != nil {
@@ -112,7 +111,6 @@ type runInput struct {
 	begun  bool
 	job    *job.Job
 	writer *job.Writer // nil until the first chunk or end
-	buf    []byte      // chunks are decoded into it
 	closed bool        // the input is
 }
 
@@ -169,11 +167,14 @@ func (in *runInput) eof() error {
 }
 
 // awaitSupersession ends the stream for a newer one while the receiver waits for
-// its own caller, which may be gone.
+// its own caller, which may be gone. Who has sent all of the input has nothing to
+// lose: somebody else may send it again, and both wait for the same result.
 func (in *runInput) awaitSupersession() {
 	select {
 	case <-in.writer.Lost():
-		in.stop <- job.ErrSuperseded
+		if in.job.State() == job.Receiving {
+			in.stop <- job.ErrSuperseded
+		}
 	case <-in.done:
 	}
 }
@@ -192,15 +193,7 @@ func (in *runInput) consume(msg *aipodv1.RunRequest) error {
 	}
 	switch m := msg.GetMessage().(type) {
 	case *aipodv1.RunRequest_Chunk:
-		data, err := chunkFrom(m.Chunk, in.buf)
-		if err != nil {
-			return err
-		}
-		if m.Chunk.GetCoding() == aipodv1.Coding_CODING_ZSTD {
-			in.buf = data[:0]
-		}
-		_, err = in.writer.Put(m.Chunk.GetOffset(), data)
-		return err
+		return put(in.writer, m.Chunk)
 	case *aipodv1.RunRequest_CloseInput:
 		// The handler's heartbeats go on meanwhile, however long it takes.
 		in.closed = true

@@ -46,7 +46,6 @@ type view struct {
 	zstd       bool
 	skipOutput bool
 	committed  int64              // told last
-	tellInput  bool               // whoever writes the input is told at once how much is there
 	packed     *codec.ChunkReader // of the finished output, nil until it is needed
 }
 
@@ -116,7 +115,8 @@ func (v *view) follow(ctx context.Context, stop <-chan error) error {
 		}
 		select {
 		case err := <-stop:
-			if err != nil {
+			// What ended the job is told as its end.
+			if err != nil && !isClosed(v.job.Done()) {
 				return err
 			}
 		case <-ctx.Done():
@@ -185,7 +185,7 @@ func (v *view) catchUp() (more bool, err error) {
 		}
 		v.after = e.Seq
 	}
-	if v.tellInput && v.job.Committed() != v.committed {
+	if v.job.Committed() != v.committed {
 		if err := v.beat(); err != nil {
 			return false, err
 		}
@@ -220,6 +220,9 @@ func (v *view) end() error {
 	if err != nil {
 		m.Event = &aipodv1.Event_Failed{Failed: v.pod.failedTo(v.job, err)}
 		return v.send(m)
+	}
+	if out := result.Output; out != nil && !v.skipOutput && v.offset < out.Size() {
+		return job.ErrGone // deleted while it was read
 	}
 	done, err := doneTo(result)
 	if err != nil {

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"log/slog"
 	"strings"
 	"time"
 
@@ -160,7 +161,11 @@ const logTail = 20
 
 // failedTo describes the failure of a job that has ended.
 func (p *Pod) failedTo(j *job.Job, err error) *aipodv1.Failed {
-	f := p.explain(err)
+	log := p.log
+	if j.Named() { // as its record was written, the log has learned what callers aren't told
+		log = slog.New(slog.DiscardHandler)
+	}
+	f := explain(err, log)
 	failed := &aipodv1.Failed{Code: int32(f.Code), Message: strings.ToValidUTF8(f.Message, "\uFFFD")}
 	events, _ := j.Events(0)
 	for _, e := range events {
@@ -172,14 +177,14 @@ func (p *Pod) failedTo(j *job.Job, err error) *aipodv1.Failed {
 	return failed
 }
 
-// explain is what callers are told of an error.
-func (p *Pod) explain(err error) *job.ExplainedError {
+// explain is what callers are told of an error; log learns the rest.
+func explain(err error, log *slog.Logger) *job.ExplainedError {
 	var failure *job.ExplainedError
 	if errors.As(err, &failure) {
 		return failure
 	}
 	var wire *connect.Error
-	if errors.As(toConnect(err, p.log), &wire) {
+	if errors.As(toConnect(err, log), &wire) {
 		return &job.ExplainedError{Code: uint32(wire.Code()), Message: wire.Message()}
 	}
 	return &job.ExplainedError{Code: uint32(connect.CodeUnknown), Message: err.Error()}
