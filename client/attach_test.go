@@ -2,6 +2,7 @@ package client
 
 import (
 	"bytes"
+	"strings"
 	"testing"
 
 	aipodv1 "github.com/aipod/aipod/gen/aipod/v1"
@@ -15,10 +16,7 @@ func TestAttach(t *testing.T) {
 	for way, cfg := range ways {
 		t.Run(way, func(t *testing.T) {
 			t.Parallel()
-			id := "echo-" + way[:4] + "-" + cfg.Protocol
-			if cfg.HTTP1 {
-				id += "-1"
-			}
+			id := strings.NewReplacer(" ", "-", "/", "-", ",", "").Replace(way)
 			direct := newClient(t, pod.addr, Config{})
 			if _, err := direct.Run(t.Context(), Call{Func: "echo", JobID: id, Payload: Bytes(payload)}); err != nil {
 				t.Fatal(err)

@@ -14,7 +14,7 @@ const (
 	// trial is for how long a payload is compressed before a link that takes
 	// everything at once is believed to be fast, rather than to have buffers. That
 	// time is what it costs at most; less costs more on slow links.
-	trial = 25 * time.Millisecond
+	trial = 10 * time.Millisecond
 	// settle is by how much a level has to promise more than the current one to
 	// be taken instead, lest noise switch to and fro.
 	settle = 1.03
@@ -25,6 +25,9 @@ const (
 	// to say that coding, not the link, is the bottleneck; busy is the part of
 	// theirs that the workers must have coded, lest the payload's source is.
 	waiting, busy = 0.25, 0.5
+	// saturation is the part of their time that the workers must have coded to say
+	// that they never rest.
+	saturation = 0.82
 	// maxRenew is by how much the link is thought to be faster for each MiB that
 	// wasn't enough to fill it, so that lighter levels get their chance again when
 	// it has become so. Each time that this proves wrong it is halved, down to
@@ -64,6 +67,7 @@ type Policy struct {
 	workers float64
 	coders  [levels]coder
 	current Level
+	probing bool // the link's rate is a guess, until a chunk is sent raw
 
 	total float64 // seconds, of all samples
 	link  float64 // bytes/s on the wire; 0 when not known yet
@@ -198,6 +202,11 @@ func (p *Policy) observeCoder(s Sample) {
 }
 
 func (p *Policy) observeLink(s Sample) {
+	if p.probing && s.Level == LevelRaw {
+		// What the link took while others were coded says little of what it takes now.
+		p.wire, p.send, p.wait, p.code = 0, 0, 0, 0
+		p.probing = false
+	}
 	p.wire = forget*p.wire + float64(s.Wire)
 	p.send = forget*p.send + s.Send.Seconds()
 	p.wait = forget*p.wait + s.Wait.Seconds()
@@ -210,9 +219,15 @@ func (p *Policy) observeLink(s Sample) {
 	// that in the send seconds, but for its buffers, which fill and drain.
 	least, most := p.wire/took, p.wire/max(p.send, 1e-9)
 	starved := p.wait > waiting*took
+	// If the workers never rest, they may take the processors away from the sender,
+	// or from a receiver on the same machine: a link looks slow that isn't.
+	saturated := p.code > saturation*p.workers*took
 	switch {
 	case p.link == 0:
-		if !starved || p.total >= trial.Seconds() {
+		if p.total >= trial.Seconds() && saturated {
+			p.link = max(most, 2*settle*p.workers*p.coders[p.current].speed) // nothing tells better than sending raw
+			p.probing = true
+		} else if !starved && !saturated || p.total >= trial.Seconds() {
 			p.link = most
 		}
 		return
@@ -221,13 +236,13 @@ func (p *Policy) observeLink(s Sample) {
 			p.renew = maxRenew
 		}
 		p.link = least
-	case most < p.link:
+	case most < p.link && !saturated:
 		if p.grown && p.link > surprise*most {
 			p.renew = max(p.renew/2, minRenew)
 		}
 		p.link = most
 	}
-	if !starved {
+	if !starved && !saturated {
 		faster := 1 + min(p.ease*(s.Wait+s.Send).Seconds(), 0.25)
 		for l := max(p.current+1, LevelFastest); l < levels; l++ {
 			if c := &p.coders[l]; c.used {
@@ -236,7 +251,7 @@ func (p *Policy) observeLink(s Sample) {
 			}
 		}
 	}
-	if p.grown = starved && (p.grown || p.code > busy*p.workers*took); p.grown {
+	if p.grown = saturated || starved && (p.grown || p.code > busy*p.workers*took); p.grown {
 		p.link *= 1 + p.renew*float64(s.Raw)/(1<<20)
 	}
 }
