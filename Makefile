@@ -12,6 +12,7 @@ PROTOC_GEN_CONNECT_GO := $(TOOLS)/protoc-gen-connect-go-v1.21.1
 GOLANGCI_LINT := $(TOOLS)/golangci-lint-v2.15.0
 GRPCURL := $(TOOLS)/grpcurl-v1.9.4
 CONFORMANCE := $(TOOLS)/connectconformance-v1.0.7
+TOXIPROXY := $(TOOLS)/toxiproxy-server-v2.5.0
 
 .PHONY: help
 help: ## Show this help
@@ -55,10 +56,16 @@ cross: ## Compile for the platforms that are supported
 	  echo "$$p"; GOOS=$${p%/*} GOARCH=$${p#*/} CGO_ENABLED=0 go build -o /dev/null ./cmd/...; done
 
 .PHONY: e2e
-e2e: $(GRPCURL) $(CONFORMANCE) ## Run the pod against real clients, proxies and the conformance suite
+e2e: $(BUF) $(GRPCURL) $(CONFORMANCE) $(TOXIPROXY) ## Run the pod against real clients, proxies and the conformance suite
 	./e2e/install.sh
 	go test -tags e2e -count 1 -timeout 20m ./e2e/
 	./e2e/conformance/run.sh
+
+KILLS ?= 200
+
+.PHONY: torture
+torture: ## Kill a pod KILLS times under its jobs, and say what that cost
+	AIPOD_E2E_KILLS=$(KILLS) go test -tags e2e -count 1 -timeout 60m -run TestKills -v ./e2e/
 
 FUZZTIME ?= 3s
 
@@ -92,5 +99,9 @@ $(GOLANGCI_LINT):
 	$(call install,github.com/golangci/golangci-lint/v2/cmd/golangci-lint,v2.15.0)
 $(GRPCURL):
 	$(call install,github.com/fullstorydev/grpcurl/cmd/grpcurl,v1.9.4)
+$(TOXIPROXY): # whose command is named server
+	GOBIN=$(TOOLS)/toxiproxy go install github.com/Shopify/toxiproxy/v2/cmd/server@v2.5.0
+	mv $(TOOLS)/toxiproxy/server $@ && rmdir $(TOOLS)/toxiproxy
+	ln -sf $(notdir $@) $(TOOLS)/toxiproxy-server
 $(CONFORMANCE):
 	$(call install,connectrpc.com/conformance/cmd/connectconformance,v1.0.7)

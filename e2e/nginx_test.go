@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -19,6 +20,8 @@ type nginx struct {
 	dir  string
 	grpc string // host:port for HTTP/2
 	web  string // host:port for HTTP/1.1
+	name string
+	conf string // file
 }
 
 // A group is where a name of x-upstream leads: to pods, or to another nginx,
@@ -114,6 +117,7 @@ func startNginx(t *testing.T, name string, upstreams map[string]group) *nginx {
 	for range 10 {
 		n := &nginx{
 			dir:  t.TempDir(),
+			name: name,
 			grpc: fmt.Sprintf("127.0.0.1:%d", freePort(t)),
 			web:  fmt.Sprintf("127.0.0.1:%d", freePort(t)),
 		}
@@ -121,12 +125,11 @@ func startNginx(t *testing.T, name string, upstreams map[string]group) *nginx {
 		conf.paths(n.dir)
 		conf.addresses(n.grpc, n.web, upstreams)
 		conf.timeouts()
-		file := filepath.Join(n.dir, "nginx.conf")
-		if err := os.WriteFile(file, []byte(conf.text), 0o600); err != nil {
+		n.conf = filepath.Join(n.dir, "nginx.conf")
+		if err := os.WriteFile(n.conf, []byte(conf.text), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		n.process = start(t, "nginx "+name, exec.Command(binary, "-p", n.dir, "-c", file, "-e", "stderr", "-g", "daemon off;"))
-		_, err := n.waitLine(10*time.Second, func(line string) bool { return strings.Contains(line, "start worker process ") })
+		err := n.launch(t, binary)
 		if err == nil {
 			return n
 		}
@@ -137,6 +140,30 @@ func startNginx(t *testing.T, name string, upstreams map[string]group) *nginx {
 	}
 	t.Fatal("no free ports for nginx")
 	return nil
+}
+
+// launch starts the process and waits until it is ready.
+func (n *nginx) launch(t *testing.T, binary string) error {
+	t.Helper()
+	n.process = start(t, "nginx "+n.name, exec.Command(binary, "-p", n.dir, "-c", n.conf, "-e", "stderr", "-g", "daemon off;"))
+	_, err := n.waitLine(10*time.Second, func(line string) bool { return strings.Contains(line, "start worker process ") })
+	return err
+}
+
+// reload has nginx read its configuration again. The workers that were there end,
+// after a second at most.
+func (n *nginx) reload(t *testing.T) {
+	t.Helper()
+	n.signal(t, syscall.SIGHUP)
+}
+
+// restart kills nginx and starts it again on its ports.
+func (n *nginx) restart(t *testing.T) {
+	t.Helper()
+	n.kill()
+	if err := n.launch(t, tool(t, "nginx")); err != nil {
+		t.Fatal(err)
+	}
 }
 
 // access is nginx's access log.

@@ -35,7 +35,7 @@ type nodeResponse struct {
 	Seconds                     float64
 }
 
-// makeNodeStubs runs protoc-gen-es; what it makes finds the runtime through a
+// makeNodeStubs has buf run protoc-gen-es; what it makes finds the runtime through a
 // link to the installed modules.
 var makeNodeStubs = sync.OnceValues(func() (string, error) {
 	modules, err := filepath.Abs("node/node_modules")
@@ -56,10 +56,16 @@ var makeNodeStubs = sync.OnceValues(func() (string, error) {
 	if err := os.WriteFile(filepath.Join(dir, "package.json"), []byte(`{"type":"module"}`), 0o600); err != nil {
 		return "", err
 	}
-	out, err := exec.Command("protoc", "-I", "../proto", "--plugin=protoc-gen-es="+plugin,
-		"--es_out="+dir, "--es_opt=target=js", "../proto/ai/ai.proto").CombinedOutput()
+	template, err := json.Marshal(map[string]any{"version": "v2", "plugins": []map[string]any{
+		{"local": plugin, "out": dir, "opt": "target=js"},
+	}})
 	if err != nil {
-		return "", fmt.Errorf("protoc: %w: %s", err, out)
+		return "", err
+	}
+	cmd := exec.Command("buf", "generate", "--template", string(template))
+	cmd.Dir = ".."
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return "", fmt.Errorf("buf generate: %w: %s", err, out)
 	}
 	return dir, nil
 })
@@ -67,7 +73,7 @@ var makeNodeStubs = sync.OnceValues(func() (string, error) {
 // node makes the calls one after the other, in one process.
 func node(t *testing.T, limit time.Duration, calls []nodeCall) []nodeResponse {
 	t.Helper()
-	tool(t, "protoc")
+	tool(t, "buf")
 	stubs, err := makeNodeStubs()
 	if err != nil {
 		t.Fatal(err)

@@ -2,15 +2,15 @@ package main
 
 import (
 	"context"
-	"encoding/json"
-	"errors"
+	"io"
 	"regexp"
+	"slices"
 	"time"
 
-	"connectrpc.com/connect"
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
+	"github.com/aipod/aipod/client"
 	"github.com/aipod/aipod/internal/bench"
 	"github.com/aipod/aipod/internal/codec"
 	"github.com/aipod/aipod/internal/flagenv"
@@ -32,8 +32,8 @@ type callFlags struct {
 	pairs       []string
 	kwargs      string
 	version     string
-	header      []string
 	jobID       string
+	codec       string
 	compression string
 	legacy      bool
 	json        bool
@@ -50,11 +50,12 @@ func (f *callFlags) register(fs *pflag.FlagSet) {
 	fs.StringArrayVarP(&f.pairs, "kwarg", "k", nil, "add a kwarg `key=value`; the value is JSON if it reads as JSON, else a string")
 	fs.StringVar(&f.kwargs, "kwargs", "", "the kwargs, a `JSON` object; -k adds to it")
 	fs.StringVar(&f.version, "version", "", "`version` of the model")
-	fs.StringArrayVarP(&f.header, "header", "H", nil, "add metadata `'name: value'`, such as x-upstream for a proxy")
-	fs.StringVar(&f.jobID, "job-id", "", "name the job; 1 to 64 of A-Z, a-z, 0-9, _ and -")
-	fs.StringVar(&f.compression, "compression", "", "of RPC messages: identity, gzip or zstd (default identity; gzip with --legacy)")
-	fs.BoolVar(&f.legacy, "legacy", false, "speak as the first aipod's client: kwargs and payload in zstd, small messages")
-	fs.BoolVar(&f.json, "json", false, "JSON lines on stdout: accepted, heartbeat, progress, result, error")
+	f.dial.registerHeader(fs)
+	fs.StringVar(&f.jobID, "job-id", "", "name the job, which then outlives this command; 1 to 64 of A-Z, a-z, 0-9, _ and -")
+	fs.StringVar(&f.codec, "codec", "", "how hard to compress the payload: adaptive, raw, fastest, default or better (default adaptive)")
+	fs.StringVar(&f.compression, "compression", "", "with --legacy, of RPC messages: identity, gzip or zstd (default gzip)")
+	fs.BoolVar(&f.legacy, "legacy", false, "speak as the first aipod's client, ai.AI/chaos: one stream, kwargs and payload in zstd")
+	fs.BoolVar(&f.json, "json", false, "JSON lines on stdout: accepted, heartbeat, state, progress, result, error and more")
 	fs.DurationVar(&f.heartbeat, "heartbeat", time.Second, "how long the pod may be silent, 200ms to 30s")
 	fs.DurationVar(&f.timeout, "timeout", 0, "give up after this time; 0 is never")
 	fs.Var(&f.generate, "generate", "send a made-up payload of this size instead of a file")
@@ -71,15 +72,24 @@ func (a *app) callCommand() *cobra.Command {
 		Long: `Call a function of the pod's model with a payload and print its result.
 
 The payload, a file, stdin or nothing, is streamed: its size does not matter.
-The result is JSON, indented on a terminal, else one line exactly as the pod
-sent it; a text comes as a JSON string, also in a file. The file of -o is
+A JSON result is indented on a terminal, else one line exactly as the pod sent
+it; an output that the function writes comes as it is. The file of -o is
 replaced once the result is there.
 
-A connection that fails before the pod has answered is tried again, 5 times in
-all, unless the payload came from stdin and some of it is gone.`,
+A connection that is cut costs nothing but time: the call goes on where it was,
+for up to 15 minutes without a sign of the pod. Before the pod has answered at
+all, it is tried 5 times.
+
+Without --job-id, Ctrl-C cancels the job. With it the job goes on: the same
+command, or client jobs attach, comes back to it, and a second Ctrl-C within 3
+seconds cancels it. The pod keeps its result for an hour (--job-ttl of the
+server).
+
+` + eventHelp,
 		Example: `  client call hello
   client call train -f iris.csv -k target=species --version v1
   client call predict -f rows.csv --version v1 -o species.json
+  client call train -f big.csv -k target=y --job-id monday
   tar c data | client call sha256 -f -
   client call sha256 -f big.bin --json | jq .event
   client call predict -f rows.csv -H 'x-upstream: xxx' --addr https://pods.example`,
@@ -111,27 +121,28 @@ func (a *app) spec(flags *callFlags, fn string) (callSpec, error) {
 	if fn == "" {
 		return spec, usagef("FUNC is empty: see client functions")
 	}
-	if spec.kwargs, err = parseKwargs(flags.kwargs, flags.pairs, flags.version); err != nil {
+	if spec.kwargs, err = parseKwargs(flags.kwargs, flags.pairs, flags.version, flags.legacy); err != nil {
 		return spec, err
 	}
-	if spec.header, err = parseHeader(flags.header); err != nil {
-		return spec, err
+	if !flags.legacy {
+		spec.version = flags.version
+	}
+	if flags.jobID != "" {
+		if err := checkJobID("--job-id", flags.jobID); err != nil {
+			return spec, err
+		}
 	}
 	switch {
-	case flags.jobID != "" && !validJobID.MatchString(flags.jobID):
-		return spec, usagef("--job-id %q: give 1 to 64 of A-Z, a-z, 0-9, _ and -", flags.jobID)
-	case flags.heartbeat < minHeartbeat || flags.heartbeat > maxHeartbeat:
-		return spec, usagef("--heartbeat %v: give %v to %v", flags.heartbeat, minHeartbeat, maxHeartbeat)
 	case flags.timeout < 0:
 		return spec, usagef("--timeout %v: give a positive duration", flags.timeout)
 	case flags.file != "" && flags.generate > 0:
 		return spec, usagef("--file and --generate are both given: choose one")
-	case flags.compression == "" && flags.legacy:
-		flags.compression = codec.Gzip
-	case flags.compression == "identity":
-		flags.compression = ""
-	case flags.compression != "" && flags.compression != codec.Gzip && flags.compression != codec.Zstd:
-		return spec, usagef("--compression %q: choose identity, gzip or zstd", flags.compression)
+	}
+	if err := checkHeartbeat(flags.heartbeat); err != nil {
+		return spec, err
+	}
+	if err := flags.checkCodec(&spec); err != nil {
+		return spec, err
 	}
 	switch {
 	case flags.generate > 0:
@@ -146,6 +157,46 @@ func (a *app) spec(flags *callFlags, fn string) (callSpec, error) {
 	return spec, err
 }
 
+func checkJobID(what, id string) error {
+	if !validJobID.MatchString(id) {
+		return usagef("%s %q: give 1 to 64 of A-Z, a-z, 0-9, _ and -", what, id)
+	}
+	return nil
+}
+
+func checkHeartbeat(d time.Duration) error {
+	if d < minHeartbeat || d > maxHeartbeat {
+		return usagef("--heartbeat %v: give %v to %v", d, minHeartbeat, maxHeartbeat)
+	}
+	return nil
+}
+
+// levels are what --codec may be.
+var levels = []client.Level{client.LevelAdaptive, client.LevelRaw, client.LevelFastest, client.LevelDefault, client.LevelBetter}
+
+// checkCodec is for the flags that say how the payload is compressed.
+func (f *callFlags) checkCodec(spec *callSpec) error {
+	switch {
+	case f.codec != "" && f.legacy:
+		return usagef("--codec is not for --legacy, which has only one: use --compression")
+	case f.compression != "" && !f.legacy:
+		return usagef("--compression is only for --legacy: use --codec")
+	case f.codec != "" && !slices.Contains(levels, client.Level(f.codec)):
+		return usagef("--codec %q: choose adaptive, raw, fastest, default or better", f.codec)
+	}
+	spec.level = client.Level(f.codec)
+	switch f.compression {
+	case "":
+		f.compression = codec.Gzip
+	case "identity":
+		f.compression = ""
+	case codec.Gzip, codec.Zstd:
+	default:
+		return usagef("--compression %q: choose identity, gzip or zstd", f.compression)
+	}
+	return nil
+}
+
 func (a *app) call(ctx context.Context, flags *callFlags, fn string) error {
 	spec, err := a.spec(flags, fn)
 	if err != nil {
@@ -156,91 +207,23 @@ func (a *app) call(ctx context.Context, flags *callFlags, fn string) error {
 		return err
 	}
 	defer c.close()
-	out, err := a.openOutput(flags.out)
-	if err != nil {
-		return err
-	}
-	defer out.discard()
-
-	state := new(callState)
-	view := a.newView(state, spec, flags.json)
-	result, err := a.callOnce(ctx, c, flags, spec, state, view)
-	view.close()
-	printed := flags.json && out.path == ""
-	if err == nil && !printed {
-		err = out.result(result)
-	}
-	if !flags.json {
-		return err
-	}
-	if !printed {
-		result = nil
-	}
-	return view.(*eventView).end(ctx, result, err)
+	return a.follow(ctx, &following{
+		conn: c, dial: &flags.dial, jobID: spec.jobID, out: flags.out, timeout: flags.timeout, again: true,
+		showing: showing{fn: fn, size: spec.payload.size, heartbeat: spec.heartbeat, legacy: spec.legacy, json: flags.json},
+		run: func(ctx context.Context, out io.Writer, watch func(client.Event)) (*client.Result, error) {
+			if spec.legacy {
+				result, err := newCaller(c, flags.compression, seedRetry(a.wait)).call(ctx, spec, watch)
+				return &client.Result{JSON: result}, err
+			}
+			return c.run(ctx, spec, out, watch)
+		},
+	})
 }
 
-// callOnce makes the call and explains its error.
-func (a *app) callOnce(ctx context.Context, c *conn, flags *callFlags, spec callSpec, state *callState, watch watcher) (json.RawMessage, error) {
-	callCtx := ctx
-	if flags.timeout > 0 {
-		var cancel context.CancelFunc
-		callCtx, cancel = context.WithTimeout(ctx, flags.timeout)
-		defer cancel()
-	}
-	result, err := newCaller(c, flags.compression, seedRetry(a.wait)).call(callCtx, spec, state, watch)
-	if err != nil {
-		return nil, c.explainCall(err, spec, state, flags.timeout)
-	}
-	return result, nil
-}
-
-// explainCall makes the error of a call readable.
-func (c *conn) explainCall(err error, spec callSpec, state *callState, timeout time.Duration) *failure {
-	f := &failure{exit: exitFailed, job: state.jobID(), err: err}
-	if f.job == "" {
-		f.job = spec.jobID
-	}
-	var failed *callError
-	answered := errors.As(err, &failed) && failed.answered
-	switch {
-	case errors.Is(err, context.DeadlineExceeded) || connect.CodeOf(err) == connect.CodeDeadlineExceeded:
-		f.code = connect.CodeDeadlineExceeded
-		f.what, f.todo = "no result", "give it more time with --timeout"
-		if timeout > 0 {
-			f.what += " within " + timeout.String()
-		}
-		if !answered && state.lastSeen.Load() == 0 {
-			f.exit, f.what = exitUnreachable, "no answer from "+c.addr+" within "+timeout.String()
-		}
-	case failed == nil || failed.local:
-		f.what = text(err)
-	case failed.wire:
-		f.explainWire(failed)
-	case failed.answered || errors.Is(err, errCut):
-		f.exit, f.code = exitUnreachable, connect.CodeUnavailable
-		f.what = "the connection was cut before the result arrived"
-		if !errors.Is(err, errCut) {
-			f.what += ": " + text(failed.err)
-		}
-		f.todo = "call again"
-	default:
-		job := f.job
-		f = c.unreachable(err)
-		f.job = job
-	}
-	return f
-}
-
-// explainWire is for what the pod itself said.
-func (f *failure) explainWire(failed *callError) {
-	f.code, f.what = connect.CodeOf(failed.err), text(failed.err)
-	switch f.code {
-	case connect.CodeUnimplemented:
-		f.todo = "see what there is: client functions"
-	case connect.CodeUnavailable:
-		if !failed.answered {
-			f.exit = exitUnreachable
-		}
-		f.todo = "try again later"
-	}
+// run calls a function by JobService.
+func (c *conn) run(ctx context.Context, spec callSpec, out io.Writer, watch func(client.Event)) (*client.Result, error) {
+	return c.api.Run(ctx, client.Call{
+		Func: spec.fn, Version: spec.version, Kwargs: spec.kwargs, Payload: spec.payload.payload, Metadata: metadata(c.header),
+		JobID: spec.jobID, Heartbeat: spec.heartbeat, Level: spec.level, Output: out, Watch: watch,
+	})
 }

@@ -2,7 +2,6 @@ package main
 
 import (
 	"bytes"
-	"context"
 	"crypto/sha256"
 	"encoding/json"
 	"errors"
@@ -17,14 +16,27 @@ import (
 	"strings"
 	"testing"
 	"testing/iotest"
+	"testing/synctest"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/aipod/aipod/client"
 	"github.com/aipod/aipod/internal/bench"
+	"github.com/aipod/aipod/internal/codec"
 	"github.com/aipod/aipod/internal/tabular"
 	"github.com/aipod/aipod/internal/transport"
 )
+
+// eachProtocol runs a test of --legacy with all protocols.
+func eachProtocol(t *testing.T, test func(t *testing.T, call func(args ...string) []string)) {
+	for _, protocol := range transport.Protocols {
+		flags := []string{"call", "--legacy", "--protocol", string(protocol)}
+		t.Run(string(protocol), func(t *testing.T) {
+			test(t, func(args ...string) []string { return append(slices.Clip(flags), args...) })
+		})
+	}
+}
 
 // eachWay runs a test with all protocols and in both modes; call makes the
 // arguments of a call from its own ones.
@@ -68,7 +80,7 @@ func digest(data []byte) string {
 func TestCallSendsThePayload(t *testing.T) {
 	dir := t.TempDir()
 	eachWay(t, func(t *testing.T, call func(...string) []string) {
-		for _, size := range []int64{0, 1, legacyChunk, plainChunk - 1, plainChunk, plainChunk + 1, 3 << 20} {
+		for _, size := range []int64{0, 1, legacyChunk, codec.DefaultChunk - 1, codec.DefaultChunk, codec.DefaultChunk + 1, 3 << 20} {
 			data := generate(t, bench.Text, size)
 			path := filepath.Join(dir, "payload")
 			if err := os.WriteFile(path, data, 0o600); err != nil {
@@ -91,11 +103,14 @@ func TestCallSendsThePayload(t *testing.T) {
 
 func TestCallCompresses(t *testing.T) {
 	data := generate(t, bench.Text, 2<<20)
-	for _, compression := range []string{"identity", "gzip", "zstd"} {
+	for _, flag := range []string{
+		"--legacy --compression=identity", "--legacy --compression=gzip", "--legacy --compression=zstd",
+		"--codec=adaptive", "--codec=raw", "--codec=fastest", "--codec=default", "--codec=better",
+	} {
 		for _, protocol := range transport.Protocols {
-			got := ok(t, "call", "sha256", "--generate", "2MiB", "--generate-kind", "text", "--compression", compression, "--protocol", string(protocol))
-			if got != digest(data) {
-				t.Errorf("%s over %s: %s, want %s", compression, protocol, got, digest(data))
+			args := append([]string{"call", "sha256", "--generate", "2MiB", "--generate-kind", "text", "--protocol", string(protocol)}, strings.Fields(flag)...)
+			if got := ok(t, args...); got != digest(data) {
+				t.Errorf("%s over %s: %s, want %s", flag, protocol, got, digest(data))
 			}
 		}
 	}
@@ -132,6 +147,7 @@ func TestCallTrainAndPredict(t *testing.T) {
 
 func TestCallThatFails(t *testing.T) {
 	eachWay(t, func(t *testing.T, call func(...string) []string) {
+		id := strings.NewReplacer("/", "-", " ", "-").Replace(t.Name())
 		for _, test := range []struct {
 			args []string
 			want string
@@ -141,11 +157,11 @@ func TestCallThatFails(t *testing.T) {
 				`client: unimplemented: "tabular.nope" not implemented yet; see what there is: client functions`,
 			},
 			{
-				[]string{"sleep", "-k", "seconds=-1", "--job-id", "fails"},
-				`client: invalid_argument: the kwarg "seconds" is -1: choose from 0 to 86400 (job fails)`,
+				[]string{"sleep", "-k", "seconds=-1", "--job-id", id},
+				`client: invalid_argument: the kwarg "seconds" is -1: choose from 0 to 86400 (job ` + id + `)`,
 			},
 			{
-				[]string{"predict", "--version", "none", "--job-id", "fails"},
+				[]string{"predict", "--version", "none"},
 				`client: not_found: version "none" does not exist`,
 			},
 		} {
@@ -158,53 +174,58 @@ func TestCallThatFails(t *testing.T) {
 }
 
 func TestCallTimesOut(t *testing.T) {
-	got := run(t, "call", "sleep", "-k", "seconds=60", "--timeout", "100ms", "--job-id", "slow")
-	want := outcome{code: exitFailed, stderr: "client: deadline_exceeded: no result within 100ms (job slow); give it more time with --timeout\n"}
-	if got != want {
-		t.Errorf("%+v, want %+v", got, want)
-	}
-}
-
-func TestCallInterrupted(t *testing.T) {
-	for i, args := range [][]string{
-		{"sleep", "-k", "seconds=60"},
-		{"sha256", "--generate", "1TiB", "--generate-kind", "zero"},
-		{"sha256", "--generate", "1TiB", "--generate-kind", "zero", "--legacy"},
+	for _, test := range []struct {
+		args []string
+		want string
+	}{
+		{nil, "no result within 100ms; give it more time with --timeout"},
+		{[]string{"--job-id", "slow"}, "no result within 100ms (job slow); it goes on: client jobs attach slow --addr " + podAddr},
 	} {
-		id := fmt.Sprintf("stopped-%d", i)
-		ctx, cancel := context.WithCancel(t.Context())
-		s := &session{ctx: ctx, out: func(line string) {
-			if strings.Contains(line, `"heartbeat"`) {
-				cancel()
-			}
-		}}
-		got := s.run(t, append([]string{"call", "--json", "--job-id", id}, args...)...)
-		if got.code != exitInterrupted || got.stderr != "client: interrupted (job "+id+")\n" || !strings.Contains(got.stdout, `"code":"canceled"`) {
-			t.Errorf("%q: %+v, want 130", args, got)
+		got := run(t, append([]string{"call", "sleep", "-k", "seconds=60", "--timeout", "100ms"}, test.args...)...)
+		if want := (outcome{code: exitFailed, stderr: "client: deadline_exceeded: " + test.want + "\n"}); got != want {
+			t.Errorf("%+v, want %+v", got, want)
 		}
 	}
+	ok(t, "jobs", "rm", "slow")
 }
 
 func TestCallWithoutPod(t *testing.T) {
-	s := &session{addr: "http://127.0.0.1:1"}
-	got := s.run(t, "call", "hello")
-	want := outcome{code: exitUnreachable, stderr: "client: no pod answers at http://127.0.0.1:1: start one with: go run ./cmd/server\n"}
-	if got != want {
-		t.Errorf("%+v, want %+v", got, want)
-	}
-	if len(s.waits) != 4 {
-		t.Fatalf("waited %v, want 4 pauses", s.waits)
-	}
-	for i, d := range s.waits {
-		if base := time.Second << i; d < base*8/10 || d > base*12/10 {
-			t.Errorf("pause %d is %v, want %v with a fifth of jitter", i, d, base)
-		}
-	}
-	// -v says what it does, and stdin that nobody has read can be sent later.
-	s = &session{addr: "127.0.0.1:1", stdin: strings.NewReader("x")}
-	got = s.run(t, "call", "sha256", "-v", "-f", "-")
-	if n := strings.Count(got.stderr, "connection refused; attempt "); n != 4 || got.code != exitUnreachable {
-		t.Errorf("%d retries shown: %+v", n, got)
+	const trying, last = "client: still trying: dial tcp 127.0.0.1:1: connect: connection refused\n",
+		"client: no pod answers at http://127.0.0.1:1: start one with: go run ./cmd/server\n"
+	for _, args := range [][]string{{"call", "hello", "--legacy"}, {"call", "hello"}, {"jobs", "attach", "j"}} {
+		synctest.Test(t, func(t *testing.T) {
+			began := time.Now()
+			s := &session{addr: "http://127.0.0.1:1"}
+			got := s.run(t, args...)
+			if args[1] == "attach" {
+				got.stderr = strings.Replace(got.stderr, " (job j)", "", 1)
+			}
+			if want := (outcome{code: exitUnreachable, stderr: trying + last}); got != want {
+				t.Errorf("%q: %+v, want %+v", args, got, want)
+			}
+			if took := time.Since(began); args[len(args)-1] != "--legacy" && (took < 12*time.Second || took > 18*time.Second) {
+				t.Errorf("%q took %v, want 5 attempts in 15s", args, took)
+			}
+			for i, d := range s.waits {
+				if base := time.Second << i; d < base*8/10 || d > base*12/10 {
+					t.Errorf("pause %d is %v, want %v with a fifth of jitter", i, d, base)
+				}
+			}
+			if args[len(args)-1] == "--legacy" && len(s.waits) != 4 {
+				t.Fatalf("waited %v, want 4 pauses", s.waits)
+			}
+		})
+		// -v says what it does, and stdin that nobody has read can be sent later.
+		synctest.Test(t, func(t *testing.T) {
+			s := &session{addr: "127.0.0.1:1", stdin: strings.NewReader("x")}
+			if args[0] == "call" {
+				args = append(slices.Clip(args), "-f", "-")
+			}
+			got := s.run(t, append(args, "-v")...)
+			if n := strings.Count(got.stderr, "connection refused; attempt "); n != 4 || got.code != exitUnreachable {
+				t.Errorf("%d retries shown: %+v", n, got)
+			}
+		})
 	}
 }
 
@@ -227,7 +248,7 @@ func TestCallWritesFile(t *testing.T) {
 		t.Helper()
 		data, err := os.ReadFile(path)
 		if err != nil || string(data) != want {
-			t.Errorf("the file has %q (%v), want %q", data, err, want)
+			t.Errorf("the file has %.100q (%v), want %.100q", data, err, want)
 		}
 		if entries, _ := os.ReadDir(dir); len(entries) != 1 {
 			t.Errorf("%d files, want 1: %v", len(entries), entries)
@@ -239,15 +260,34 @@ func TestCallWritesFile(t *testing.T) {
 	}
 	check("before")
 	s := &session{stdin: strings.NewReader("a <text>")}
-	if got := s.run(t, "call", "chaos", "-f", "-", "-o", path); got != (outcome{}) {
+	if got := s.run(t, "call", "chaos", "-f", "-", "-o", path, "--legacy"); got != (outcome{}) {
 		t.Errorf("%+v, want silence", got)
 	}
 	check(`"a \u003ctext\u003e"` + "\n")
+	if got := run(t, "call", "hello", "-o", path); got != (outcome{}) {
+		t.Errorf("%+v, want silence", got)
+	}
+	check(`{"hello":"world","name":"world","model":"tabular","version":""}` + "\n")
+	// What a function writes is written as it is.
+	for _, size := range []int64{0, 1, 3 << 20} {
+		data := generate(t, bench.Random, size)
+		s := &session{stdin: bytes.NewReader(data)}
+		if got := s.run(t, "call", "chaos", "-f", "-", "-o", path); got != (outcome{}) {
+			t.Errorf("%+v, want silence", got)
+		}
+		check(string(data))
+		s.stdin = bytes.NewReader(data)
+		if got := s.run(t, "call", "chaos", "-f", "-"); got != (outcome{stdout: string(data)}) {
+			t.Errorf("%d bytes to stdout: exit %d with %d bytes, %q", size, got.code, len(got.stdout), got.stderr)
+		}
+	}
 	if info, err := os.Stat(path); err != nil || info.Mode().Perm() != 0o600 {
 		t.Errorf("the mode is %v (%v), want what it was", info.Mode(), err)
 	}
-	if got := run(t, "call", "hello", "-o", "/dev/null"); got != (outcome{}) {
-		t.Errorf("%+v, want silence", got)
+	for _, fn := range []string{"hello", "chaos"} {
+		if got := run(t, "call", fn, "-o", "/dev/null", "--generate", "1KiB"); got != (outcome{}) {
+			t.Errorf("%s: %+v, want silence", fn, got)
+		}
 	}
 }
 
@@ -265,39 +305,67 @@ func events(t *testing.T, text string) []event {
 	return list
 }
 
+// without are the events of other kinds.
+func without(list []event, kinds ...string) []event {
+	return slices.DeleteFunc(slices.Clone(list), func(e event) bool { return slices.Contains(kinds, e.Event) })
+}
+
 func TestCallPrintsEvents(t *testing.T) {
 	data := generate(t, bench.Random, 2<<20)
-	size := int64(len(data))
-	accepted := event{Event: "accepted", Job: "j1", Func: "sha256"}
-	beat := event{Event: "heartbeat"}
-	sent := event{Event: "progress", Sent: &size, Total: &size}
-	result := event{Event: "result", Job: "j1", Result: json.RawMessage(strings.TrimSpace(digest(data)))}
+	size, none := int64(len(data)), int64(0)
+	want := []event{
+		{Event: "accepted", Job: "j1", Func: "sha256", State: "receiving", Committed: &none},
+		{Event: "heartbeat", State: "receiving", Committed: &none},
+		{Event: "state", State: "queued"},
+		{Event: "state", State: "loading"},
+		{Event: "state", State: "running", Begun: 1},
+		{Event: "function", Done: &size, Total: &size, Unit: "bytes"},
+		{Event: "state", State: "succeeded", Begun: 1},
+		{Event: "progress", Sent: &size, Committed: &size, Total: &size},
+		{Event: "result", Job: "j1", Result: json.RawMessage(strings.TrimSpace(digest(data)))},
+	}
 	args := []string{"call", "sha256", "--generate", "2MiB", "--json", "--job-id", "j1", "--heartbeat", "30s"}
+	check := func(want []event, args ...string) {
+		t.Helper()
+		got := events(t, ok(t, args...))
+		got = slices.DeleteFunc(got, func(e event) bool { return e.Event == "function" && *e.Done < *e.Total })
+		for i := range got {
+			if got[i].Event == "heartbeat" {
+				got[i].Committed = &none
+			}
+		}
+		// What lasts for no time may be left out.
+		want = slices.DeleteFunc(slices.Clone(want), func(e event) bool {
+			return e.Event == "state" && !slices.ContainsFunc(got, func(g event) bool { return g.State == e.State }) && e.State != "running"
+		})
+		if diff := cmp.Diff(want, got); diff != "" {
+			t.Error(diff)
+		}
+	}
+	check(want, args...)
 
-	got := events(t, ok(t, args...))
-	if diff := cmp.Diff([]event{accepted, beat, sent, result}, got); diff != "" {
+	// The job is there now, and its result comes without the payload.
+	path := filepath.Join(t.TempDir(), "out.json")
+	got := events(t, ok(t, append(args, "-o", path)...))
+	first, last := got[0], got[len(got)-1]
+	if diff := cmp.Diff(event{Event: "accepted", Job: "j1", Func: "sha256", State: "succeeded", Attached: true, Committed: &size}, first); diff != "" {
 		t.Error(diff)
 	}
-
-	path := filepath.Join(t.TempDir(), "out.json")
-	result.Result = nil
-	got = events(t, ok(t, append(args, "-o", path)...))
-	if diff := cmp.Diff([]event{accepted, beat, sent, result}, got); diff != "" {
+	if diff := cmp.Diff(event{Event: "result", Job: "j1"}, last); diff != "" {
 		t.Error(diff)
+	}
+	if sent := slices.ContainsFunc(got, func(e event) bool { return e.Sent != nil && *e.Sent > 0 }); sent {
+		t.Errorf("the payload is sent again: %+v", got)
 	}
 	if text, err := os.ReadFile(path); err != nil || string(text) != digest(data) {
 		t.Errorf("the file has %q (%v), want %q", text, err, digest(data))
 	}
+	ok(t, "jobs", "rm", "j1")
 
 	failed := run(t, "call", "nope", "--json")
-	want := []event{{Event: "error", Code: "unimplemented", Message: `"tabular.nope" not implemented yet`, Exit: 1}}
-	if diff := cmp.Diff(want, events(t, failed.stdout)); diff != "" || failed.code != exitFailed || failed.stderr == "" {
-		t.Errorf("%+v\n%s", failed, diff)
-	}
-	failed = (&session{addr: "127.0.0.1:1"}).run(t, "call", "hello", "--json")
 	list := events(t, failed.stdout)
-	if last := list[len(list)-1]; len(list) != 5 || list[0].Event != "retry" || list[0].Attempt != 2 || last.Code != "unavailable" || last.Exit != 3 {
-		t.Errorf("%+v, want four retries and an error", list)
+	if e := list[len(list)-1]; e.Event != "error" || e.Code != "unimplemented" || e.Exit != exitFailed || failed.code != exitFailed || failed.stderr == "" {
+		t.Errorf("%+v", failed)
 	}
 }
 
@@ -315,6 +383,7 @@ func TestCallPayloadThatBreaks(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer c.close()
+	quiet := func(client.Event) {}
 	for claimed, want := range map[int64]string{
 		3: "instead of 3|invalid_argument", // who sees it first: this side, or the pod
 		5: "the payload changed while it was sent: 4 bytes instead of 5",
@@ -322,7 +391,7 @@ func TestCallPayloadThatBreaks(t *testing.T) {
 		payload := bytesSource([]byte("four"))
 		payload.size = claimed
 		spec := callSpec{fn: "sha256", payload: payload, heartbeat: time.Second}
-		_, err := newCaller(c, "", retryPolicy{}).call(t.Context(), spec, new(callState), plainView{})
+		_, err := newCaller(c, "", retryPolicy{}).call(t.Context(), spec, quiet)
 		if err == nil || !regexp.MustCompile(want).MatchString(err.Error()) {
 			t.Errorf("4 bytes for %d: %v, want %s", claimed, err, want)
 		}
@@ -334,8 +403,8 @@ func TestCallMemoryIsConstant(t *testing.T) {
 	if raceEnabled {
 		t.Skip("under the race detector pools forget at random")
 	}
-	for _, mode := range []string{"--legacy=false", "--legacy"} {
-		args := []string{"call", "sha256", "--generate-kind", "zero", "--compression", "identity", mode}
+	for _, mode := range []string{"--codec=raw", "--legacy --compression=identity"} {
+		args := append([]string{"call", "sha256", "--generate-kind", "zero"}, strings.Fields(mode)...)
 		allocated := func(size string) int64 {
 			var before, after runtime.MemStats
 			runtime.ReadMemStats(&before)

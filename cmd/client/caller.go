@@ -7,23 +7,23 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"sync/atomic"
 	"time"
 
 	"connectrpc.com/connect"
 	"github.com/klauspost/compress/zstd"
 
+	"github.com/aipod/aipod/client"
 	"github.com/aipod/aipod/gen/ai"
 	"github.com/aipod/aipod/gen/ai/aiconnect"
 	"github.com/aipod/aipod/internal/codec"
 )
 
 const (
-	// plainChunk is how much payload goes into a message, in bytes: a message of
-	// a full power of two needs a buffer of twice that.
-	plainChunk = 1<<20 - 1<<10
-	// legacyChunk is the seed's, in compressed bytes.
+	// legacyChunk is how much payload goes into a message, in compressed bytes: as
+	// much as the seed's client sends.
 	legacyChunk = 32 << 10
+	// legacyRead is how much is read of the payload at once, in bytes.
+	legacyRead = 1 << 20
 	// maxResult is the largest result, in bytes of JSON.
 	maxResult = 256 << 20
 )
@@ -31,43 +31,22 @@ const (
 // A callSpec is one call of a function.
 type callSpec struct {
 	fn        string
+	version   string          // empty also if it is among the kwargs
 	kwargs    json.RawMessage // an object without reserved keys
 	payload   source
-	header    http.Header // further metadata
-	jobID     string      // empty lets the pod choose
+	level     client.Level
+	jobID     string // empty is a job that nobody else is to know of
 	heartbeat time.Duration
-	legacy    bool // as the seed's client speaks
+	legacy    bool // ai.AI, as the seed's client speaks
 }
 
-// A callState is how far a call is. One call writes it; anyone may read it.
-type callState struct {
-	sent     atomic.Int64 // bytes of payload, uncompressed, handed to the stream
-	uploaded atomic.Int64 // when that was all of them; 0 before, as in lastSeen
-	beats    atomic.Int64 // heartbeats received
-	lastSeen atomic.Int64 // when the last message came, Unix time in nanoseconds
-	job      atomic.Value // the job's id, a string, once it is known
-}
-
-func (s *callState) jobID() string {
-	id, _ := s.job.Load().(string)
-	return id
-}
-
-// A watcher is told what happens to a call, by one goroutine at a time. It must
-// not block.
-type watcher interface {
-	// accepted says that the pod has taken the call, as the job with this id.
-	accepted(job, fn string)
-	// beat says that the pod has shown that it is alive.
-	beat()
-	// retrying says that attempt number next starts after a pause, and why.
-	retrying(next int, pause time.Duration, why error)
-}
-
-// A caller makes calls to one pod. It is safe for concurrent use.
+// A caller calls functions as the seed's client does, by ai.AI/chaos. It tells of
+// what happens in the client package's events, as far as ai.AI has them. It is
+// safe for concurrent use.
 type caller struct {
-	ai    aiconnect.AIClient
-	retry retryPolicy
+	ai     aiconnect.AIClient
+	header http.Header // of each call, besides its own
+	retry  retryPolicy
 }
 
 func newCaller(c *conn, compression string, retry retryPolicy) *caller {
@@ -75,7 +54,7 @@ func newCaller(c *conn, compression string, retry retryPolicy) *caller {
 	if compression != "" {
 		options = append(options[:len(options):len(options)], connect.WithSendCompression(compression))
 	}
-	return &caller{ai: aiconnect.NewAIClient(c.http, c.addr, options...), retry: retry}
+	return &caller{ai: aiconnect.NewAIClient(c.http, c.addr, options...), header: c.header, retry: retry}
 }
 
 // A callError is the error of a call, with what is known of its stream.
@@ -92,33 +71,47 @@ func (e *callError) Unwrap() error { return e.err }
 // errCut is the end of a stream without a result.
 var errCut = errors.New("the stream ended")
 
-// call makes a call and returns its result, JSON. The connection phase is tried
-// again as the policy says. Errors are *callErrors.
-func (c *caller) call(ctx context.Context, spec callSpec, state *callState, watch watcher) (json.RawMessage, error) {
-	for attempt := 1; ; attempt++ {
-		state.sent.Store(0)
-		state.uploaded.Store(0)
-		result, err := c.attempt(ctx, spec, state, watch)
+// call makes a call and returns its result, JSON. It is made again as the policy
+// says. Errors are *callErrors. watch is called by several goroutines.
+func (c *caller) call(ctx context.Context, spec callSpec, watch func(client.Event)) (json.RawMessage, error) {
+	var (
+		failures int
+		waited   time.Duration
+		kept     bool // the pod has a job that outlives the stream
+	)
+	for stream := 1; ; stream++ {
+		began := time.Now()
+		watch(client.Connecting{Stream: stream})
+		result, err := c.attempt(ctx, spec, watch)
 		if err == nil {
 			return result, nil
 		}
 		if ctx.Err() != nil {
 			return nil, err
 		}
-		pause, ok := c.retry.next(attempt, err)
+		var failed *callError
+		if errors.As(err, &failed) && failed.answered && spec.jobID != "" {
+			kept = true
+			if time.Since(began) >= c.retry.steady {
+				failures, waited = 0, 0
+			}
+		}
+		failures++
+		pause, ok := c.retry.next(failures, waited, kept, err)
 		if !ok || !spec.payload.replayable() {
 			return nil, err
 		}
-		watch.retrying(attempt+1, pause, err)
+		watch(client.Reconnecting{Failures: failures, Pause: pause, Why: err})
 		if c.retry.wait(ctx, pause) != nil {
 			return nil, err // which says more than that time is up
 		}
+		waited += pause
 	}
 }
 
 // attempt makes the call on one stream. A goroutine sends; this one receives,
 // and knows why the stream ended when sending fails.
-func (c *caller) attempt(ctx context.Context, spec callSpec, state *callState, watch watcher) (json.RawMessage, error) {
+func (c *caller) attempt(ctx context.Context, spec callSpec, watch func(client.Event)) (json.RawMessage, error) {
 	payload, err := spec.payload.open()
 	if err != nil {
 		return nil, &callError{err: err, local: true}
@@ -127,7 +120,7 @@ func (c *caller) attempt(ctx context.Context, spec callSpec, state *callState, w
 	defer cancel(nil)
 	stream := c.ai.Chaos(ctx)
 	header := stream.RequestHeader()
-	for name, values := range spec.header {
+	for name, values := range c.header {
 		header[http.CanonicalHeaderKey(name)] = values
 	}
 	header.Set("x-func-name", spec.fn)
@@ -140,11 +133,11 @@ func (c *caller) attempt(ctx context.Context, spec callSpec, state *callState, w
 	go func() {
 		defer close(sent)
 		defer payload.Close()
-		if err := send(stream, spec, payload, state); err != nil {
+		if err := send(stream, spec, payload, watch); err != nil {
 			cancel(&callError{err: err, local: true})
 		}
 	}()
-	result, err := receive(stream, state, watch)
+	result, err := receive(stream, watch)
 	local := context.Cause(ctx)
 	cancel(errors.New("the call is over"))
 	// It is over for the sender, too, unless that waits for a stream that can't be
@@ -161,17 +154,15 @@ func (c *caller) attempt(ctx context.Context, spec callSpec, state *callState, w
 }
 
 // receive reads the stream to its result.
-func receive(stream *connect.BidiStreamForClient[ai.Raw, ai.Raw], state *callState, watch watcher) (json.RawMessage, error) {
+func receive(stream *connect.BidiStreamForClient[ai.Raw, ai.Raw], watch func(client.Event)) (json.RawMessage, error) {
 	answered := false
 	for {
 		msg, err := stream.Receive()
 		if !answered {
 			// Headers may come without a message after them.
-			h := stream.ResponseHeader()
-			if job := h.Get("x-job-id"); job != "" {
+			if job := stream.ResponseHeader().Get("x-job-id"); job != "" {
 				answered = true
-				state.job.Store(job)
-				watch.accepted(job, h.Get("x-func-name"))
+				watch(client.Accepted{JobID: job})
 			}
 		}
 		switch {
@@ -181,10 +172,8 @@ func receive(stream *connect.BidiStreamForClient[ai.Raw, ai.Raw], state *callSta
 			return nil, &callError{err: err, wire: connect.IsWireError(err), answered: answered}
 		}
 		answered = true
-		state.lastSeen.Store(time.Now().UnixNano())
 		if string(msg.Data) == codec.Pong {
-			state.beats.Add(1)
-			watch.beat()
+			watch(client.Heartbeat{WorkerAge: -1})
 			continue
 		}
 		result, err := codec.DecodeResult(msg.Data, maxResult)
@@ -198,10 +187,12 @@ func receive(stream *connect.BidiStreamForClient[ai.Raw, ai.Raw], state *callSta
 	}
 }
 
-// send sends the kwargs and the payload. Its error is about the payload; when
-// the stream breaks, the receiver gets to know why.
-func send(stream *connect.BidiStreamForClient[ai.Raw, ai.Raw], spec callSpec, payload io.Reader, state *callState) error {
-	first, err := codec.EncodeKwargs(spec.kwargs, spec.payload.size, spec.legacy)
+// send sends the kwargs and the payload as one zstd stream, cut as the seed cuts
+// it. Its error is about the payload; when the stream breaks, the receiver gets to
+// know why.
+func send(stream *connect.BidiStreamForClient[ai.Raw, ai.Raw], spec callSpec, payload io.Reader, watch func(client.Event)) error {
+	size := spec.payload.size
+	first, err := codec.EncodeKwargs(spec.kwargs, size, true)
 	if err != nil {
 		return err
 	}
@@ -209,51 +200,29 @@ func send(stream *connect.BidiStreamForClient[ai.Raw, ai.Raw], spec callSpec, pa
 	if !out.send(first) {
 		return nil
 	}
-	in := &progress{r: payload, sent: &state.sent}
-	if spec.legacy {
-		err = sendLegacy(out, in)
-	} else {
-		err = sendPlain(out, in)
-	}
+	in := &counter{r: payload, size: size, watch: watch}
+	err = compress(out, in)
 	switch {
 	case out.broken:
 		return nil
 	case err != nil:
 		return fmt.Errorf("read the payload: %w", err)
 	}
-	if size, n := spec.payload.size, state.sent.Load(); size >= 0 && n != size {
-		return fmt.Errorf("the payload changed while it was sent: %d bytes instead of %d", n, size)
+	if size >= 0 && in.n != size {
+		return fmt.Errorf("the payload changed while it was sent: %d bytes instead of %d", in.n, size)
 	}
-	state.uploaded.Store(time.Now().UnixNano())
+	watch(client.Uploaded{Size: in.n})
 	_ = stream.CloseRequest() // if it fails, so does receiving
 	return nil
 }
 
-// sendPlain sends the payload in large messages.
-func sendPlain(out *messages, in io.Reader) error {
-	buf := make([]byte, plainChunk)
-	for {
-		n, err := io.ReadFull(in, buf)
-		if n > 0 && !out.send(buf[:n]) {
-			return nil
-		}
-		switch {
-		case err == io.EOF, errors.Is(err, io.ErrUnexpectedEOF):
-			return nil
-		case err != nil:
-			return err
-		}
-	}
-}
-
-// sendLegacy sends the payload as one zstd stream, cut as the seed cuts it.
-func sendLegacy(out *messages, in io.Reader) error {
+func compress(out *messages, in io.Reader) error {
 	cut := &cutter{out: out, buf: make([]byte, 0, legacyChunk)}
 	enc, err := codec.NewEncoder(cut, zstd.SpeedDefault)
 	if err != nil {
 		return err
 	}
-	buf := make([]byte, plainChunk)
+	buf := make([]byte, legacyRead)
 	if _, err := io.CopyBuffer(onlyWriter{enc}, onlyReader{in}, buf); err != nil {
 		_ = enc.Close()
 		return err
@@ -313,14 +282,18 @@ func (c *cutter) flush() error {
 	return nil
 }
 
-// progress counts what is read.
-type progress struct {
-	r    io.Reader
-	sent *atomic.Int64
+// A counter tells of what is read.
+type counter struct {
+	r       io.Reader
+	n, size int64
+	watch   func(client.Event)
 }
 
-func (p *progress) Read(b []byte) (int, error) {
-	n, err := p.r.Read(b)
-	p.sent.Add(int64(n))
+func (c *counter) Read(b []byte) (int, error) {
+	n, err := c.r.Read(b)
+	if n > 0 {
+		c.n += int64(n)
+		c.watch(client.Sent{Offset: c.n, Size: c.size})
+	}
 	return n, err
 }

@@ -15,6 +15,7 @@ import (
 	"connectrpc.com/connect"
 	"github.com/spf13/pflag"
 
+	"github.com/aipod/aipod/client"
 	"github.com/aipod/aipod/internal/transport"
 )
 
@@ -26,6 +27,7 @@ type dialFlags struct {
 	protocol string
 	ca       string
 	insecure bool
+	header   []string // only of commands that have the flag
 }
 
 func (d *dialFlags) register(fs *pflag.FlagSet) {
@@ -35,15 +37,24 @@ func (d *dialFlags) register(fs *pflag.FlagSet) {
 	fs.BoolVar(&d.insecure, "insecure", false, "for https: trust any certificate")
 }
 
+func (d *dialFlags) registerHeader(fs *pflag.FlagSet) {
+	fs.StringArrayVarP(&d.header, "header", "H", nil, "add metadata `'name: value'`, such as x-upstream for a proxy")
+}
+
 // A conn is the way to one pod.
 type conn struct {
 	addr    string // base URL
-	http    *http.Client
+	header  http.Header
+	api     *client.Client
+	http    *http.Client // for ai.AI and health
 	options []connect.ClientOption
 }
 
 // close closes idle connections.
-func (c *conn) close() { c.http.CloseIdleConnections() }
+func (c *conn) close() {
+	c.api.Close()
+	c.http.CloseIdleConnections()
+}
 
 // open checks the flags. It does not connect.
 func (d *dialFlags) open() (*conn, error) {
@@ -70,8 +81,16 @@ func (d *dialFlags) open() (*conn, error) {
 			return nil, usagef("%s has no PEM certificate", d.ca)
 		}
 	}
+	header, err := parseHeader(d.header)
+	if err != nil {
+		return nil, err
+	}
+	api, err := client.New(client.Config{Addr: addr, Protocol: d.protocol, TLS: config, Header: header})
+	if err != nil {
+		return nil, usagef("%v", err)
+	}
 	return &conn{
-		addr:    addr,
+		addr: addr, header: header, api: api,
 		http:    transport.NewHTTPClient(transport.ClientConfig{TLS: config}),
 		options: options,
 	}, nil
@@ -150,7 +169,16 @@ func text(err error) string {
 
 // rpcFailure explains the error of a call that has no stream.
 func (c *conn) rpcFailure(err error) *failure {
-	var rpc *connect.Error
+	var (
+		rpc  *connect.Error
+		lost *client.UnreachableError
+	)
+	if job := jobError(err); job != nil {
+		return jobFailure(job)
+	}
+	if errors.As(err, &lost) {
+		err = lost.Err
+	}
 	if !errors.As(err, &rpc) || !connect.IsWireError(err) {
 		return c.unreachable(err)
 	}

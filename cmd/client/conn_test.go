@@ -75,8 +75,9 @@ func TestNotAPod(t *testing.T) {
 	addr := serve(t, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		http.Error(w, "the upstream is gone", http.StatusBadGateway)
 	}))
-	for _, args := range [][]string{{"call", "hello"}, {"functions"}, {"health"}} {
+	for _, args := range [][]string{{"call", "hello", "--legacy"}, {"functions"}, {"health"}, {"jobs", "ls"}, {"jobs", "rm", "j"}} {
 		got := (&session{addr: addr}).run(t, args...)
+		got.stderr = strings.TrimPrefix(got.stderr, "client: still trying: HTTP status 502 Bad Gateway\n")
 		if got.code != exitUnreachable || got.stderr != "client: no usable answer from "+addr+": HTTP status 502 Bad Gateway; check --addr and --protocol\n" {
 			t.Errorf("%q: %+v", args, got)
 		}

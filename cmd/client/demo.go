@@ -19,6 +19,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/aipod/aipod/client"
 	"github.com/aipod/aipod/internal/bench"
 	"github.com/aipod/aipod/internal/flagenv"
 	"github.com/aipod/aipod/internal/service"
@@ -164,20 +165,27 @@ type demo struct {
 	conn *conn
 }
 
-// call calls a function and decodes its result.
-func (d *demo) call(ctx context.Context, spec callSpec, state *callState, result any) error {
+// call calls a function and decodes its result. events is told what happens.
+func (d *demo) call(ctx context.Context, spec callSpec, events func(client.Event), result any) error {
 	spec.heartbeat = time.Second
-	view := d.app.newView(state, spec, false)
-	text, err := newCaller(d.conn, "", seedRetry(d.app.wait)).call(ctx, spec, state, view)
-	view.close()
+	f := following{conn: d.conn, showing: showing{fn: spec.fn, size: spec.payload.size, heartbeat: spec.heartbeat}}
+	t := d.app.track(f.showing)
+	got, err := d.conn.run(ctx, spec, nil, func(e client.Event) {
+		t.watch(e)
+		events(e)
+	})
+	t.close()
 	if err != nil {
-		return d.conn.explainCall(err, spec, state, 0)
+		s := t.status()
+		return f.explain(err, &s, false)
 	}
-	if err := json.Unmarshal(text, result); err != nil {
+	if err := json.Unmarshal(got.JSON, result); err != nil {
 		return failf("the result of %s: %w", spec.fn, err)
 	}
 	return nil
 }
+
+func quietly(client.Event) {}
 
 // learn trains on four of five flowers and predicts the others.
 func (d *demo) learn(ctx context.Context) error {
@@ -188,8 +196,8 @@ func (d *demo) learn(ctx context.Context) error {
 		Accuracy *float64 `json:"accuracy"`
 		Classes  []string `json:"classes"`
 	}
-	spec := callSpec{fn: "train", kwargs: json.RawMessage(`{"target":"species","version":"demo"}`), payload: bytesSource(known.csv(known.header))}
-	if err := d.call(ctx, spec, new(callState), &trained); err != nil {
+	spec := callSpec{fn: "train", version: "demo", kwargs: json.RawMessage(`{"target":"species"}`), payload: bytesSource(known.csv(known.header))}
+	if err := d.call(ctx, spec, quietly, &trained); err != nil {
 		return err
 	}
 	d.app.printf("train    %d flowers of %d species", trained.Rows, len(trained.Classes))
@@ -202,8 +210,8 @@ func (d *demo) learn(ctx context.Context) error {
 		Labels []string `json:"labels"`
 	}
 	// Without the last column, which is the answer.
-	spec = callSpec{fn: "predict", kwargs: json.RawMessage(`{"version":"demo"}`), payload: bytesSource(held.csv(held.header[:len(held.header)-1]))}
-	if err := d.call(ctx, spec, new(callState), &predicted); err != nil {
+	spec = callSpec{fn: "predict", version: "demo", payload: bytesSource(held.csv(held.header[:len(held.header)-1]))}
+	if err := d.call(ctx, spec, quietly, &predicted); err != nil {
 		return err
 	}
 	if len(predicted.Labels) != len(held.rows) {
@@ -245,20 +253,31 @@ func (d *demo) move(ctx context.Context, size int64) error {
 		return err
 	}
 	sum := sha256.New()
-	d.app.printf("\nmove     %s of random bytes through ai.AI/chaos to sha256\n", bytesText(size))
+	d.app.printf("\nmove     %s of random bytes through aipod.v1.JobService/Run to sha256\n", bytesText(size))
 	spec := callSpec{fn: "sha256", payload: hashed(payload, sum)}
 	var result struct {
 		SHA256 string `json:"sha256"`
 		Size   int64  `json:"size"`
 	}
-	state, start := new(callState), time.Now()
-	if err := d.call(ctx, spec, state, &result); err != nil {
+	var uploaded time.Time
+	beats, start := 0, time.Now()
+	if err := d.call(ctx, spec, func(e client.Event) {
+		switch e.(type) {
+		case client.Heartbeat:
+			beats++
+		case client.Uploaded:
+			uploaded = time.Now()
+		}
+	}, &result); err != nil {
 		return err
 	}
 	took := time.Since(start)
-	upload := time.Unix(0, state.uploaded.Load()).Sub(start)
+	upload := took
+	if !uploaded.IsZero() { // a cut may have come just then
+		upload = uploaded.Sub(start)
+	}
 	d.app.printf("         sent in %s, %s/s; %d heartbeats meanwhile and until the result\n",
-		short(upload), bytesText(int64(float64(size)/upload.Seconds())), state.beats.Load())
+		short(upload), bytesText(int64(float64(size)/upload.Seconds())), beats)
 	d.app.printf("         result after %s, %s/s: %s\n", short(took), bytesText(int64(float64(size)/took.Seconds())), result.SHA256)
 	if want := hex.EncodeToString(sum.Sum(nil)); result.SHA256 != want || result.Size != size {
 		return failf("the pod has %d bytes with the digest %s, and %d with %s were sent: bytes were lost or changed",
@@ -270,19 +289,25 @@ func (d *demo) move(ctx context.Context, size int64) error {
 
 // hashed is a source that computes the digest of what is read.
 func hashed(s source, sum hash.Hash) source {
-	open := s.open
-	s.open = func() (io.ReadCloser, error) {
-		r, err := open()
-		if err != nil {
-			return nil, err
-		}
-		sum.Reset()
-		return struct {
-			io.Reader
-			io.Closer
-		}{io.TeeReader(r, sum), r}, nil
-	}
+	s.payload = client.ReaderAt(&digester{r: &replay{open: s.open}, sum: sum}, s.size)
 	return s
+}
+
+// A digester computes the digest of what is read for the first time. Nobody may
+// leave anything out.
+type digester struct {
+	r   io.ReaderAt
+	sum hash.Hash
+	n   int64 // bytes in sum
+}
+
+func (d *digester) ReadAt(p []byte, offset int64) (int, error) {
+	n, err := d.r.ReadAt(p, offset)
+	if behind := offset + int64(n); offset <= d.n && d.n < behind {
+		_, _ = d.sum.Write(p[d.n-offset : n]) // never fails
+		d.n = behind
+	}
+	return n, err
 }
 
 // flowers are rows of the iris data; the last cell is the species.

@@ -25,6 +25,7 @@ type failure struct {
 	what string       // what is wrong; empty when the output has said it already
 	todo string       // what to do about it, if anything is known
 	job  string       // the job's id, if it is known
+	said bool         // stderr has it already
 	err  error        // the cause, if any
 }
 
@@ -37,7 +38,7 @@ func (f *failure) message() string {
 }
 
 func (f *failure) line() string {
-	if f.what == "" {
+	if f.what == "" || f.said {
 		return ""
 	}
 	line := f.message()
@@ -94,7 +95,7 @@ func asFailure(ctx context.Context, err error) *failure {
 		what, _, _ := strings.Cut(err.Error(), "\n")
 		f = &failure{exit: exitUsage, what: what, todo: "see: client --help", err: err}
 	}
-	if ctx.Err() != nil && f.exit != exitUsage {
+	if ctx.Err() != nil && f.exit != exitUsage && f.exit != exitInterrupted {
 		return &failure{exit: exitInterrupted, what: "interrupted", job: f.job, err: err}
 	}
 	return f

@@ -1,19 +1,12 @@
 package main
 
 import (
-	"bytes"
 	"context"
-	"encoding/json"
 	"fmt"
 	"strings"
 	"text/tabwriter"
 
-	"connectrpc.com/connect"
 	"github.com/spf13/cobra"
-	"google.golang.org/protobuf/encoding/protojson"
-
-	aipodv1 "github.com/aipod/aipod/gen/aipod/v1"
-	"github.com/aipod/aipod/gen/aipod/v1/aipodv1connect"
 )
 
 func (a *app) functionsCommand() *cobra.Command {
@@ -27,6 +20,7 @@ func (a *app) functionsCommand() *cobra.Command {
 		Args: exactly(),
 	}
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print the pod's answer as one line of JSON")
+	dial.registerHeader(cmd.Flags())
 	dial.register(cmd.Flags())
 	return a.finish(cmd, func(ctx context.Context, _ []string) error {
 		c, err := dial.open()
@@ -39,34 +33,25 @@ func (a *app) functionsCommand() *cobra.Command {
 }
 
 func (a *app) functions(ctx context.Context, c *conn, asJSON bool) error {
-	client := aipodv1connect.NewJobServiceClient(c.http, c.addr, c.options...)
-	res, err := client.ListFunctions(ctx, connect.NewRequest(&aipodv1.ListFunctionsRequest{}))
+	list, err := c.api.Functions(ctx)
 	if err != nil {
 		return c.rpcFailure(err)
 	}
 	if asJSON {
-		text, err := protojson.MarshalOptions{EmitUnpopulated: true, UseProtoNames: true}.Marshal(res.Msg)
-		if err != nil {
-			return failf("write the functions: %w", err)
-		}
-		var line bytes.Buffer // protojson puts in spaces at random
-		if err := json.Compact(&line, text); err != nil {
-			return failf("write the functions: %w", err)
-		}
-		return a.printLine(line.Bytes())
+		return a.printMessage(list)
 	}
 	w := tabwriter.NewWriter(a.stdout, 0, 0, 2, ' ', 0)
 	fmt.Fprintf(w, "FUNCTION\tWHAT IT DOES\n")
-	for _, f := range res.Msg.GetFunctions() {
+	for _, f := range list.GetFunctions() {
 		fmt.Fprintf(w, "%s\t%s\n", f.GetName(), f.GetDoc())
 	}
 	if err := w.Flush(); err != nil {
 		return failf("write the functions: %w", err)
 	}
 	versions := "none"
-	if len(res.Msg.GetVersions()) > 0 {
-		versions = strings.Join(res.Msg.GetVersions(), ", ")
+	if len(list.GetVersions()) > 0 {
+		versions = strings.Join(list.GetVersions(), ", ")
 	}
-	fmt.Fprintf(a.stdout, "\nmodel: %s\nversions: %s\n", res.Msg.GetModel(), versions)
+	fmt.Fprintf(a.stdout, "\nmodel: %s\nversions: %s\n", list.GetModel(), versions)
 	return nil
 }

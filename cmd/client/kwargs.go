@@ -9,9 +9,9 @@ import (
 // reservedPrefix starts the kwargs that belong to the protocol.
 const reservedPrefix = "_aipod"
 
-// parseKwargs makes a JSON object of --kwargs, of each -k, which adds to it or
-// replaces, and of --version.
-func parseKwargs(object string, pairs []string, version string) (json.RawMessage, error) {
+// parseKwargs makes a JSON object of --kwargs and of each -k, which adds to it or
+// replaces. With --legacy the version is one of them, too.
+func parseKwargs(object string, pairs []string, version string, legacy bool) (json.RawMessage, error) {
 	kwargs := map[string]json.RawMessage{}
 	if object != "" {
 		if err := json.Unmarshal([]byte(object), &kwargs); err != nil || kwargs == nil {
@@ -29,7 +29,9 @@ func parseKwargs(object string, pairs []string, version string) (json.RawMessage
 		if _, ok := kwargs["version"]; ok {
 			return nil, usagef("the version is in --version and in the kwargs: choose one")
 		}
-		kwargs["version"] = kwarg(quote(version))
+		if legacy {
+			kwargs["version"] = kwarg(quote(version))
+		}
 	}
 	for key := range kwargs {
 		if strings.HasPrefix(key, reservedPrefix) {
@@ -70,6 +72,20 @@ func parseHeader(lines []string) (http.Header, error) {
 		header.Add(name, value)
 	}
 	return header, nil
+}
+
+// metadata is what a function gets to know of a header. The pod writes it down,
+// so what proves who the caller is stays out of it.
+func metadata(header http.Header) map[string]string {
+	md := map[string]string{}
+	for name, values := range header {
+		switch name = strings.ToLower(name); name {
+		case "authorization", "proxy-authorization", "cookie":
+		default:
+			md[name] = strings.Join(values, ",")
+		}
+	}
+	return md
 }
 
 func isToken(s string) bool {

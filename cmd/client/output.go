@@ -4,29 +4,38 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"io"
 	"os"
 	"path/filepath"
+
+	"google.golang.org/protobuf/encoding/protojson"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/aipod/aipod/client"
 )
 
 // An output is where a result goes: stdout, or a file that is replaced as a
 // whole once there is a result.
 type output struct {
-	a    *app
-	path string   // of the file, empty for stdout
-	tmp  *os.File // beside the file; nil for stdout, or when the path is no regular file
+	a     *app
+	path  string   // of the file, empty for stdout
+	tmp   *os.File // beside the file; nil for stdout, or when the path is no regular file
+	other *lateFile
+	json  bool // stdout has JSON lines
 }
 
 // openOutput finds out whether the result can be written before it is paid for.
-func (a *app) openOutput(path string) (*output, error) {
+func (a *app) openOutput(path string, json bool) (*output, error) {
 	if path == "-" || path == "" {
-		return &output{a: a}, nil
+		return &output{a: a, json: json}, nil
 	}
-	out := &output{a: a, path: path}
+	out := &output{a: a, path: path, json: json}
 	info, err := os.Stat(path)
 	switch {
 	case err == nil && info.IsDir():
 		return nil, usagef("--output: %s is a directory", path)
 	case err == nil && !info.Mode().IsRegular():
+		out.other = &lateFile{path: path}
 		return out, nil
 	}
 	out.tmp, err = os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*")
@@ -36,24 +45,78 @@ func (a *app) openOutput(path string) (*output, error) {
 	return out, nil
 }
 
+// writer is for what the function writes; nil keeps it in memory. before is called
+// once, before the first byte goes to a terminal.
+func (o *output) writer(before func()) io.Writer {
+	switch {
+	case o.tmp != nil:
+		return o.tmp
+	case o.other != nil:
+		return o.other
+	case o.json:
+		return nil
+	case o.a.terminal(o.a.stdout):
+		return &screenWriter{w: o.a.stdout, before: before}
+	}
+	// As a plain writer: a file may have been redirected here that had something in
+	// it before, which is not the job's to cut back.
+	return struct{ io.Writer }{o.a.stdout}
+}
+
+// A screenWriter writes to a terminal that others may draw on before.
+type screenWriter struct {
+	w      io.Writer
+	before func() // nil once it was called
+}
+
+func (s *screenWriter) Write(p []byte) (int, error) {
+	if s.before != nil {
+		s.before()
+		s.before = nil
+	}
+	return s.w.Write(p)
+}
+
+// A lateFile is something like a device or a pipe, which is opened when there is
+// something to be written.
+type lateFile struct {
+	path string
+	f    *os.File
+}
+
+func (l *lateFile) Write(p []byte) (int, error) {
+	if l.f == nil {
+		var err error
+		if l.f, err = os.OpenFile(l.path, os.O_WRONLY, 0); err != nil {
+			return 0, err
+		}
+	}
+	return l.f.Write(p)
+}
+
 // discard removes what is left when there was no result.
 func (o *output) discard() {
 	if o.tmp != nil {
 		_ = o.tmp.Close()
 		_ = os.Remove(o.tmp.Name())
 	}
+	if o.other != nil && o.other.f != nil {
+		_ = o.other.f.Close()
+	}
 }
 
-// result writes the result.
-func (o *output) result(result json.RawMessage) error {
+// result writes the result, of which an output is written already.
+func (o *output) result(r *client.Result) error {
+	var text []byte
+	if !r.HasOutput {
+		text = append(bytes.Clone(r.JSON), '\n')
+	}
 	var err error
 	switch {
-	case o.path == "":
-		err = o.a.printResult(result)
-	case o.tmp == nil:
-		err = os.WriteFile(o.path, append(result, '\n'), 0o666)
-	default:
-		err = o.replace(result)
+	case o.path != "":
+		err = o.finish(text)
+	case !r.HasOutput:
+		err = o.a.printResult(r.JSON)
 	}
 	if err != nil {
 		return failf("write the result: %w", err)
@@ -61,10 +124,23 @@ func (o *output) result(result json.RawMessage) error {
 	return nil
 }
 
-func (o *output) replace(result json.RawMessage) error {
-	if _, err := o.tmp.Write(append(result, '\n')); err != nil {
+// finish writes the rest to a file.
+func (o *output) finish(rest []byte) error {
+	if o.other == nil {
+		if _, err := o.tmp.Write(rest); err != nil {
+			return err
+		}
+		return o.replace()
+	}
+	if _, err := o.other.Write(rest); err != nil {
 		return err
 	}
+	err := o.other.f.Close()
+	o.other.f = nil
+	return err
+}
+
+func (o *output) replace() error {
 	mode := os.FileMode(0o644)
 	if info, err := os.Stat(o.path); err == nil {
 		mode = info.Mode().Perm()
@@ -92,4 +168,17 @@ func (a *app) printLine(line []byte) error {
 		return failf("write the answer: %w", err)
 	}
 	return nil
+}
+
+// printMessage prints what the pod said as one line of JSON.
+func (a *app) printMessage(m proto.Message) error {
+	text, err := protojson.MarshalOptions{EmitUnpopulated: true, UseProtoNames: true}.Marshal(m)
+	if err != nil {
+		return failf("write the answer: %w", err)
+	}
+	var line bytes.Buffer // protojson puts in spaces at random
+	if err := json.Compact(&line, text); err != nil {
+		return failf("write the answer: %w", err)
+	}
+	return a.printLine(line.Bytes())
 }

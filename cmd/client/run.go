@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"sync"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -23,21 +24,35 @@ type app struct {
 	lookupEnv      func(string) (string, bool)
 	// terminal says whether a stream is a terminal that can redraw lines.
 	terminal func(stream any) bool
-	// wait sleeps for the pause between two attempts to connect, or until ctx
-	// ends.
-	wait    func(ctx context.Context, d time.Duration) error
-	verbose bool
+	// wait sleeps for the pause between two attempts of a call of ai.AI, or until
+	// ctx ends.
+	wait       func(ctx context.Context, d time.Duration) error
+	interrupts *interrupts
+	verbose    bool
 }
 
 // Run runs the command line args, without the program's name, and returns the
 // exit code: 0 done, 1 the job failed, 2 wrong usage, 3 the pod could not be
-// reached, 130 interrupted, which is what the end of ctx means.
-func Run(ctx context.Context, args []string, lookupEnv func(string) (string, bool), stdin io.Reader, stdout, stderr io.Writer) int {
+// reached, 130 interrupted, which is what signals are for; they come from
+// signal.Notify.
+func Run(signals chan os.Signal, args []string, lookupEnv func(string) (string, bool), stdin io.Reader, stdout, stderr io.Writer) int {
 	a := &app{
 		stdin: stdin, stdout: stdout, stderr: stderr, lookupEnv: lookupEnv,
-		wait: wait,
+		wait: wait, interrupts: newInterrupts(),
 	}
 	a.terminal = a.isTerminal
+	return a.listen(signals, args)
+}
+
+// listen runs a command until it ends or a signal ends it.
+func (a *app) listen(signals chan os.Signal, args []string) int {
+	ctx, interrupt := context.WithCancelCause(context.Background())
+	defer interrupt(nil)
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	done := make(chan struct{})
+	defer close(done)
+	wg.Go(func() { a.interrupts.run(signals, interrupt, done) })
 	return a.run(ctx, args)
 }
 
@@ -49,11 +64,19 @@ func (a *app) run(ctx context.Context, args []string) int {
 		return exitDone
 	}
 	f := asFailure(ctx, err)
-	if line := f.line(); line != "" {
-		fmt.Fprintf(a.stderr, "client: %s\n", line)
-	}
+	a.complain(f)
 	return f.exit
 }
+
+// complain prints an error, unless that has been done.
+func (a *app) complain(err error) {
+	if line := err.Error(); line != "" {
+		a.warn(line)
+	}
+}
+
+// warn prints a line to stderr.
+func (a *app) warn(line string) { fmt.Fprintf(a.stderr, "client: %s\n", line) }
 
 func (a *app) command() *cobra.Command {
 	root := &cobra.Command{
@@ -68,6 +91,8 @@ reached, 130 interrupted.`,
 		Example: `  client demo
   client functions
   client call predict -f rows.csv -k proba=true
+  client call train -f rows.csv -k target=species --job-id monday
+  client jobs attach monday
   client health --addr https://pod.example`,
 		SilenceErrors: true,
 		SilenceUsage:  true,
@@ -75,7 +100,7 @@ reached, 130 interrupted.`,
 	root.SetIn(a.stdin)
 	root.SetOut(a.stdout)
 	root.SetErr(a.stderr)
-	root.AddCommand(a.callCommand(), a.functionsCommand(), a.healthCommand(), a.demoCommand())
+	root.AddCommand(a.callCommand(), a.jobsCommand(), a.functionsCommand(), a.healthCommand(), a.demoCommand())
 	return root
 }
 

@@ -54,6 +54,7 @@ type session struct {
 	terminal bool              // both outputs are one
 	out      func(line string) // gets stdout as it is written
 	waits    []time.Duration   // pauses between attempts; none of them is waited for
+	again    chan struct{}     // closed by a second Ctrl-C; the first is the end of ctx
 }
 
 type outcome struct {
@@ -81,6 +82,10 @@ func (s *session) run(t *testing.T, args ...string) outcome {
 			s.waits = append(s.waits, d)
 			return ctx.Err()
 		},
+		interrupts: newInterrupts(),
+	}
+	if s.again != nil {
+		a.interrupts.again = s.again
 	}
 	if a.stdin == nil {
 		a.stdin = strings.NewReader("")
@@ -182,14 +187,15 @@ func TestWrongUsage(t *testing.T) {
 		{args: []string{"call", "hello", "--job-id", "a b"}, want: `client: --job-id "a b": give 1 to 64 of A-Z, a-z, 0-9, _ and -`},
 		{args: []string{"call", "hello", "--heartbeat", "1ms"}, want: `client: --heartbeat 1ms: give 200ms to 30s`},
 		{args: []string{"call", "hello", "--timeout", "-1s"}, want: `client: --timeout -1s: give a positive duration`},
-		{args: []string{"call", "hello", "--compression", "lz4"}, want: `client: --compression "lz4": choose identity, gzip or zstd`},
+		{args: []string{"call", "hello", "--legacy", "--compression", "lz4"}, want: `client: --compression "lz4": choose identity, gzip or zstd`},
+		{args: []string{"call", "hello", "--compression", "zstd"}, want: `client: --compression is only for --legacy: use --codec`},
 		{args: []string{"call", "hello", "--protocol", "soap"}, want: `client: unknown protocol "soap": choose grpc, grpcweb or connect`},
 		{args: []string{"call", "hello", "--addr", "ftp://x"}, want: `client: "ftp://x" is not the address of a pod: write it like http://127.0.0.1:50051`},
 		{args: []string{"call", "hello", "--addr", "http://"}, want: `client: "http://" is not the address of a pod: write it like http://127.0.0.1:50051`},
 		{args: []string{"call", "hello", "-f", dir + "/none"}, want: `client: the payload: stat ` + dir + `/none: no such file or directory`},
 		{args: []string{"call", "hello", "-f", dir}, want: `client: the payload: ` + dir + ` is a directory`},
 		{args: []string{"call", "hello", "-f", "-", "--generate", "1"}, want: `client: --file and --generate are both given: choose one`},
-		{args: []string{"call", "hello", "--generate", "1", "--generate-kind", "noise"}, want: `client: unknown kind of payload "noise": choose one of [random text zero]`},
+		{args: []string{"call", "hello", "--generate", "1", "--generate-kind", "noise"}, want: `client: unknown kind of payload "noise": choose one of [random text csv zero]`},
 		{args: []string{"call", "hello", "-o", dir}, want: `client: --output: ` + dir + ` is a directory`},
 		{args: []string{"call", "hello", "-o", dir + "/none/x"}, want: `client: --output: no such file or directory`},
 		{args: []string{"call", "hello", "--ca", dir + "/none"}, want: `client: read --ca: open ` + dir + `/none: no such file or directory`},

@@ -3,12 +3,16 @@ package main
 import (
 	"fmt"
 	"io"
+	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/dustin/go-humanize"
 	"github.com/vbauerster/mpb/v8"
 	"github.com/vbauerster/mpb/v8/decor"
+
+	"github.com/aipod/aipod/client"
+	aipodv1 "github.com/aipod/aipod/gen/aipod/v1"
 )
 
 const (
@@ -19,48 +23,54 @@ const (
 	silentIntervals = 3
 )
 
-// A terminalView draws a bar for the upload, and then a line that shows that
-// the pod is alive. Its goroutine alone draws.
+// A terminalView draws a bar for the upload, and a line that says what the job
+// does. Its goroutine alone draws.
 type terminalView struct {
-	out     io.Writer
-	state   *callState
-	payload source
-	silence time.Duration // of the pod, that is worth a warning
-	color   bool
-	start   time.Time
+	out      io.Writer
+	t        *tracker
+	how      showing
+	narrator *narrator
+	silence  time.Duration // of the pod, that is worth a warning
+	color    bool
 
 	notes      chan string
+	closing    sync.Once
 	stop, done chan struct{}
 	amount     atomic.Value // string, beside the upload's bar, for mpb's goroutines
 	speed      atomic.Value // string, on its other side
+	line       atomic.Value // string, what the job does
 
 	// Of run:
 	bars   *mpb.Progress // nil before displayDelay
-	upload *mpb.Bar      // nil without a payload
-	alive  *mpb.Bar      // nil until the upload is over
+	upload *mpb.Bar      // nil if there is nothing to be sent
+	state  *mpb.Bar      // nil while the upload's bar says it all
 	silent bool          // the warning is out
-	rate   meter
+	sent   meter
+	got    meter
 }
 
-func newTerminalView(out io.Writer, state *callState, spec callSpec, color bool) *terminalView {
+func newTerminalView(out io.Writer, t *tracker, how showing, n *narrator, color bool) *terminalView {
 	v := &terminalView{
-		out: out, state: state, payload: spec.payload, color: color, start: time.Now(),
-		silence: silentIntervals * spec.heartbeat,
+		out: out, t: t, how: how, narrator: n, color: color,
+		silence: silentIntervals * how.heartbeat,
 		notes:   make(chan string), stop: make(chan struct{}), done: make(chan struct{}),
 	}
 	go v.run()
 	return v
 }
 
-func (v *terminalView) accepted(string, string) {}
-func (v *terminalView) beat()                   {}
-
-func (v *terminalView) retrying(next int, pause time.Duration, why error) {
-	v.notes <- retryLine(next, pause, why)
+func (v *terminalView) event(e client.Event, before, after *status) {
+	for _, line := range v.narrator.lines(e, before, after, time.Now()) {
+		select {
+		case v.notes <- line:
+		case <-v.done:
+			fmt.Fprintf(v.out, "client: %s\n", line)
+		}
+	}
 }
 
 func (v *terminalView) close() {
-	close(v.stop)
+	v.closing.Do(func() { close(v.stop) })
 	<-v.done
 }
 
@@ -92,53 +102,62 @@ func (v *terminalView) note(line string) {
 }
 
 func (v *terminalView) tick(now time.Time) {
-	v.watchSilence(now)
+	s := v.t.status()
+	if v.how.legacy {
+		v.watchSilence(&s, now)
+	}
 	if v.bars == nil {
-		if now.Sub(v.start) < displayDelay {
+		if now.Sub(s.start) < displayDelay {
 			return
 		}
-		v.draw()
+		// That out is a terminal has been decided; it need not be a file.
+		v.bars = mpb.New(mpb.WithOutput(v.out), mpb.WithAutoRefresh(), mpb.ForceTTY(), mpb.WithRefreshRate(displayTick))
 	}
-	uploaded := v.state.uploaded.Load() != 0
-	v.measure(v.state.sent.Load(), uploaded, now)
-	if v.alive != nil || (v.upload != nil && !uploaded) {
-		return
+	v.tickUpload(&s, now)
+	v.got.add(s.received, now)
+	v.line.Store(" " + v.describe(&s, now))
+	busy := v.upload != nil && !s.uploaded && !s.other && s.trouble == nil
+	switch {
+	case busy && v.state != nil:
+		v.state.Abort(true)
+		v.state = nil
+	case !busy && v.state == nil:
+		v.state = v.bars.New(0, mpb.SpinnerStyle().PositionLeft(), mpb.BarWidth(1), mpb.BarFillerTrim(), mpb.BarRemoveOnComplete(),
+			mpb.BarPriority(1), mpb.AppendDecorators(decor.Any(func(decor.Statistics) string { return v.line.Load().(string) })))
 	}
-	if v.upload != nil {
-		v.upload.SetTotal(-1, true)
-	}
-	v.alive = v.bars.New(0, mpb.SpinnerStyle().PositionLeft(), mpb.BarWidth(1), mpb.BarFillerTrim(), mpb.BarRemoveOnComplete(),
-		mpb.AppendDecorators(decor.Any(func(decor.Statistics) string { return " " + v.liveness(time.Now()) })))
 }
 
-// measure updates the upload's bar and what is beside it.
-func (v *terminalView) measure(sent int64, uploaded bool, now time.Time) {
+// tickUpload updates the upload's bar and what is beside it. A job that is made
+// again gets a new one.
+func (v *terminalView) tickUpload(s *status, now time.Time) {
 	if v.upload == nil {
-		return
+		if s.arrived() {
+			return
+		}
+		v.sent = meter{}
+		v.drawUpload(s.size)
 	}
-	size := v.payload.size
-	if uploaded {
-		size = sent
+	size := s.size
+	if s.uploaded {
+		size = s.sent
 	}
-	v.rate.add(sent, now)
-	v.upload.SetCurrent(sent)
-	v.amount.Store("upload " + amount(sent, v.payload.size) + " ")
-	v.speed.Store(" " + v.rate.text(size))
+	v.sent.add(s.sent, now)
+	v.upload.SetCurrent(s.sent)
+	v.amount.Store("upload " + amount(s.sent, s.size) + " ")
+	v.speed.Store(" " + v.sent.text(size))
+	if s.arrived() {
+		v.upload.SetTotal(-1, true)
+		v.upload = nil
+	}
 }
 
-func (v *terminalView) draw() {
-	// That out is a terminal has been decided; it need not be a file.
-	v.bars = mpb.New(mpb.WithOutput(v.out), mpb.WithAutoRefresh(), mpb.ForceTTY(), mpb.WithRefreshRate(displayTick))
-	size := v.payload.size
-	if size == 0 {
-		return
-	}
+func (v *terminalView) drawUpload(size int64) {
 	style := mpb.BarFillerBuilder(mpb.BarStyle())
 	if size < 0 {
 		style = mpb.SpinnerStyle().PositionLeft()
 	}
-	// The total is set later, so that the bar is complete when the upload is, not
-	// when the last byte was read.
+	// The total is set later, so that the bar is complete when the pod has it all,
+	// not when the last byte was read.
 	options := []mpb.BarOption{
 		mpb.BarFillerTrim(),
 		mpb.PrependDecorators(decor.Any(func(decor.Statistics) string { return v.amount.Load().(string) })),
@@ -160,22 +179,22 @@ func (v *terminalView) clear() {
 	if v.bars == nil {
 		return
 	}
-	if v.alive != nil {
-		v.alive.Abort(true)
+	if v.state != nil {
+		v.state.Abort(true)
 	}
 	if v.upload != nil {
-		v.upload.Abort(false) // nothing if it is complete
+		v.upload.Abort(false)
 	}
 	v.bars.Wait()
 }
 
-// watchSilence warns once for each silence.
-func (v *terminalView) watchSilence(now time.Time) {
-	last := v.state.lastSeen.Load()
-	if last == 0 {
+// watchSilence warns once for each silence. Only ai.AI needs it: with JobService
+// the client connects again.
+func (v *terminalView) watchSilence(s *status, now time.Time) {
+	if s.lastSeen.IsZero() {
 		return
 	}
-	since := now.Sub(time.Unix(0, last))
+	since := now.Sub(s.lastSeen)
 	switch {
 	case since > v.silence && !v.silent:
 		v.silent = true
@@ -186,19 +205,53 @@ func (v *terminalView) watchSilence(now time.Time) {
 	}
 }
 
-// liveness is what is known of the pod while there is nothing else to show.
-func (v *terminalView) liveness(now time.Time) string {
-	elapsed := short(now.Sub(v.start))
-	last := v.state.lastSeen.Load()
-	if last == 0 {
-		return "waiting for the pod " + elapsed
+// describe is what the job does, and how long that has been so.
+func (v *terminalView) describe(s *status, now time.Time) string {
+	switch {
+	case s.trouble != nil:
+		return v.warn(v.troubleText(s, now))
+	case s.lastSeen.IsZero():
+		return "waiting for the pod " + short(now.Sub(s.start))
+	case s.state == aipodv1.State_STATE_UNSPECIFIED:
+		return s.text() + " " + short(now.Sub(s.start)) + v.lastSign(s, now)
 	}
-	since := now.Sub(time.Unix(0, last))
+	line := s.text() + " " + short(now.Sub(s.since))
+	if s.state == aipodv1.State_STATE_RUNNING && s.work != nil {
+		if work := progressText(s.work.Done, s.work.Total, s.work.Unit, s.work.Note); work != "" {
+			line += ", " + work
+		}
+	}
+	if s.received > 0 {
+		line += ", output " + bytesText(s.received) + " at " + v.got.text(-1)
+	}
+	return line + v.lastSign(s, now)
+}
+
+func (v *terminalView) lastSign(s *status, now time.Time) string {
+	since := now.Sub(s.lastSeen)
 	line := "last sign of life " + short(since) + " ago"
 	if since > v.silence {
 		line = v.warn(line)
 	}
-	return "running " + elapsed + ", " + line
+	return ", " + line
+}
+
+// troubleText says why there is no connection, and what becomes of the job.
+func (v *terminalView) troubleText(s *status, now time.Time) string {
+	next := ""
+	if left := s.retry.Sub(now); left >= time.Second {
+		next = ", next attempt in " + short(left)
+	}
+	why, since := printable(text(s.trouble)), short(now.Sub(s.broken))
+	switch {
+	case s.refused:
+		return "no room " + since + ": " + why + next
+	case s.job == "":
+		return "connecting " + since + ": " + why + next
+	case v.how.legacy:
+		return "reconnecting " + since + ": " + why + next
+	}
+	return "reconnecting " + since + ": " + why + "; nothing is lost" + next
 }
 
 func (v *terminalView) warn(text string) string {

@@ -2,11 +2,15 @@ package main
 
 import (
 	"bytes"
+	"errors"
 	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/aipod/aipod/client"
+	aipodv1 "github.com/aipod/aipod/gen/aipod/v1"
 )
 
 // A screen is what was written to a terminal.
@@ -27,27 +31,57 @@ func (s *screen) String() string {
 	return s.text.String()
 }
 
+// show makes a view of a job on a terminal.
+func show(out *screen, how showing, color bool) *tracker {
+	how.heartbeat = time.Second
+	a := &app{stderr: out, terminal: func(any) bool { return true }, lookupEnv: func(name string) (string, bool) { return "1", name == "NO_COLOR" && !color }}
+	return a.track(how)
+}
+
+func heard(s aipodv1.State) client.Heartbeat { return client.Heartbeat{State: s, WorkerAge: -1} }
+
+const (
+	receiving = aipodv1.State_STATE_RECEIVING
+	queued    = aipodv1.State_STATE_QUEUED
+	loading   = aipodv1.State_STATE_LOADING
+	running   = aipodv1.State_STATE_RUNNING
+	succeeded = aipodv1.State_STATE_SUCCEEDED
+)
+
 func TestTerminalShowsUploadAndLiveness(t *testing.T) {
 	for name, size := range map[string]int64{"known": 100 << 20, "unknown": -1} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				out, state := new(screen), new(callState)
-				view := newTerminalView(out, state, callSpec{payload: source{size: size}, heartbeat: time.Second}, false)
+				out := new(screen)
+				view := show(out, showing{fn: "f", size: size}, false)
 				time.Sleep(50 * time.Millisecond) // between the ticks
-				for range 5 {
+				view.watch(client.Connecting{Stream: 1})
+				view.watch(client.Accepted{JobID: "j", State: receiving})
+				for i := range int64(5) {
 					time.Sleep(100 * time.Millisecond)
-					state.sent.Add(10 << 20)
-					state.lastSeen.Store(time.Now().UnixNano())
+					view.watch(client.Sent{Offset: (i + 1) * 10 << 20, Size: size})
 				}
 				time.Sleep(500 * time.Millisecond)
-				state.sent.Add(50 << 20)
-				state.lastSeen.Store(time.Now().UnixNano())
+				view.watch(client.Sent{Offset: 100 << 20, Size: size})
 				time.Sleep(500 * time.Millisecond)
-				state.uploaded.Store(time.Now().UnixNano())
+				view.watch(client.Uploaded{Size: 100 << 20})
+				time.Sleep(500 * time.Millisecond)
+				view.watch(client.Heartbeat{State: queued, QueuePosition: 3, WorkerAge: -1})
+				time.Sleep(500 * time.Millisecond)
+				view.watch(heard(loading))
+				time.Sleep(500 * time.Millisecond)
+				view.watch(heard(running))
+				time.Sleep(500 * time.Millisecond)
+				view.watch(client.Progress{Done: 7, Total: 10, Unit: "rows", Note: "loss 0.5"})
 				time.Sleep(2 * time.Second)
+				view.watch(client.Received{Offset: 5 << 20})
+				time.Sleep(500 * time.Millisecond)
 				view.close()
 				text := out.String()
-				want := []string{"upload 50 MiB", "100 MiB/s", "upload 100 MiB", "running 3.", "last sign of life 2."}
+				want := []string{
+					"upload 50 MiB", "100 MiB/s", "upload 100 MiB", "the pod stores the input 2.", "queued (position 3) 0.", "loading the model 0.",
+					"running 0.", "running 2.4s, 7/10 rows, loss 0.5, last sign of life 1.", "output 5.0 MiB at ",
+				}
 				if size > 0 {
 					want = append(want, "50 MiB of 100 MiB", "s left", "[=")
 				}
@@ -56,7 +90,7 @@ func TestTerminalShowsUploadAndLiveness(t *testing.T) {
 						t.Errorf("%q was never shown:\n%q", w, text)
 					}
 				}
-				if strings.Contains(text, "\x1b[33m") || strings.Contains(text, "no sign of life") {
+				if strings.Contains(text, "\x1b[33m") || strings.Contains(text, "no sign of life") || strings.Contains(text, "client:") {
 					t.Errorf("a warning without a reason:\n%q", text)
 				}
 				last := text[strings.LastIndex(text, "\x1b[J"):]
@@ -68,11 +102,56 @@ func TestTerminalShowsUploadAndLiveness(t *testing.T) {
 	}
 }
 
+// What costs time is explained, and each cut looks as harmless as it is.
+func TestTerminalShowsTrouble(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		out := new(screen)
+		view := show(out, showing{fn: "f", size: 100}, true)
+		view.watch(client.Accepted{JobID: "j", State: receiving})
+		view.watch(client.Sent{Offset: 50, Size: 100})
+		time.Sleep(time.Second)
+		view.watch(client.Reconnecting{Failures: 3, Pause: 5 * time.Second, Why: errors.New("the cable is loose")})
+		time.Sleep(4 * time.Second)
+		view.watch(client.Connecting{Stream: 2})
+		view.watch(client.Accepted{JobID: "j", State: receiving, Committed: 40, Attached: true})
+		time.Sleep(time.Second)
+		view.watch(client.Superseded{})
+		time.Sleep(time.Second)
+		view.watch(client.Resumed{})
+		view.watch(client.Reconnecting{Failures: 1, Pause: 5 * time.Second, Why: errors.New("the queue is full"), Refused: true})
+		time.Sleep(time.Second)
+		view.watch(client.Lost{JobID: "j"})
+		view.watch(client.Accepted{JobID: "j", State: receiving})
+		time.Sleep(time.Second)
+		view.watch(client.Sent{Offset: 100, Size: 100})
+		view.watch(client.Uploaded{Size: 100})
+		view.watch(heard(running))
+		time.Sleep(time.Second)
+		view.watch(client.Heartbeat{State: running, Attempt: 1, WorkerAge: -1})
+		view.watch(client.Heartbeat{State: running, Attempt: 2, WorkerAge: -1})
+		time.Sleep(time.Second)
+		view.close()
+		text := out.String()
+		for _, want := range []string{
+			"\x1b[33mreconnecting 2.", ": the cable is loose; nothing is lost, next attempt in 3.", "upload 40 B of 100 B",
+			"another client sends the input, 40 B are there", "client: another client sends the input of this job now: waiting for it\n",
+			"client: the other client has stopped: sending the rest\n", "no room 0.", "client: the pod has lost the job: sending it again\n",
+			"upload 0 B of 100 B", "client: the function is begun again: attempt 2\n", "running (attempt 2) 1.",
+		} {
+			if !strings.Contains(text, want) {
+				t.Errorf("%q was never shown:\n%q", want, text)
+			}
+		}
+	})
+}
+
 func TestTerminalSaysNothingOfShortCalls(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		out := new(screen)
-		view := newTerminalView(out, new(callState), callSpec{payload: source{size: 5}, heartbeat: time.Second}, true)
+		view := show(out, showing{fn: "f", size: 5}, true)
+		view.watch(client.Accepted{JobID: "j", State: running})
 		time.Sleep(displayDelay - displayTick)
+		view.close()
 		view.close()
 		if text := out.String(); text != "" {
 			t.Errorf("%q, want nothing", text)
@@ -84,19 +163,19 @@ func TestTerminalSaysNothingOfShortCalls(t *testing.T) {
 func TestTerminalWarnsOfSilence(t *testing.T) {
 	for _, color := range []bool{false, true} {
 		synctest.Test(t, func(t *testing.T) {
-			out, state := new(screen), new(callState)
-			view := newTerminalView(out, state, callSpec{heartbeat: time.Second}, color)
+			out := new(screen)
+			view := show(out, showing{fn: "f", legacy: true}, color)
 			time.Sleep(10 * time.Second) // before the first sign there is nothing to miss
 			if text := out.String(); strings.Contains(text, "no sign of life") {
 				t.Errorf("a warning before the first heartbeat:\n%q", text)
 			}
 			for range 2 {
-				state.lastSeen.Store(time.Now().UnixNano())
+				view.watch(client.Heartbeat{})
 				time.Sleep(2900 * time.Millisecond)
-				state.lastSeen.Store(time.Now().UnixNano())
+				view.watch(client.Heartbeat{})
 				time.Sleep(5 * time.Second)
 			}
-			state.lastSeen.Store(time.Now().UnixNano())
+			view.watch(client.Heartbeat{})
 			time.Sleep(time.Second)
 			view.close()
 			text := out.String()
@@ -115,7 +194,7 @@ func TestTerminalWarnsOfSilence(t *testing.T) {
 
 func TestTerminalShowsRetries(t *testing.T) {
 	s := &session{addr: "127.0.0.1:1", terminal: true}
-	got := s.run(t, "call", "hello")
+	got := s.run(t, "call", "hello", "--legacy")
 	if n := strings.Count(got.stderr, "connection refused; attempt "); n != 4 || got.code != exitUnreachable {
 		t.Errorf("%d retries shown: %+v", n, got)
 	}
