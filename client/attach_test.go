@@ -24,11 +24,11 @@ func TestAttach(t *testing.T) {
 			c := newClient(t, proxy.addr, cfg)
 			var out bytes.Buffer
 			e := newEvents()
-			r, err := c.Attach(t.Context(), id, AttachOptions{Output: &out, Watch: e.watch})
+			_, err := c.Attach(t.Context(), id, AttachOptions{Output: &out, Watch: e.watch})
 			if err != nil || !bytes.Equal(out.Bytes(), payload) {
 				t.Errorf("%d bytes of output, %v%v", out.Len(), err, e)
 			}
-			if r, err = c.Attach(t.Context(), id, AttachOptions{SkipOutput: true}); err != nil || r.OutputSize != 1<<20 || r.Stats.Received != 0 {
+			if r, err := c.Attach(t.Context(), id, AttachOptions{SkipOutput: true}); err != nil || r.OutputSize != 1<<20 || r.Stats.Received != 0 {
 				t.Errorf("without the output: %+v, %v", r, err)
 			}
 			if err := direct.Delete(t.Context(), id); err != nil {

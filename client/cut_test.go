@@ -74,7 +74,7 @@ func TestRunCutAfter64KiB(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			defer f.Close()
+			defer func() { _ = f.Close() }()
 			e := newEvents()
 			r, err := c.Run(t.Context(), Call{Func: "echo", Payload: Reader(bytes.NewReader(payload)), Level: LevelRaw, Output: f, Watch: e.watch})
 			if err != nil {

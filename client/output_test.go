@@ -71,7 +71,7 @@ func TestSinkRewinds(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer f.Close()
+	defer func() { _ = f.Close() }()
 	if _, err := io.WriteString(f, "head "); err != nil {
 		t.Fatal(err)
 	}

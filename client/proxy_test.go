@@ -63,12 +63,6 @@ func (p *testProxy) cut() {
 	}
 }
 
-func (p *testProxy) setFate(f func(n int) fate) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.fate = f
-}
-
 func (p *testProxy) serve(client net.Conn) {
 	p.mu.Lock()
 	f := p.fate(int(p.count.Add(1)))

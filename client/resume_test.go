@@ -130,7 +130,7 @@ func TestRunOutputStartsAgain(t *testing.T) {
 					if err != nil {
 						t.Fatal(err)
 					}
-					defer f.Close()
+					defer func() { _ = f.Close() }()
 					call.Output = f
 				case "pipe":
 					call.Output = io.Discard

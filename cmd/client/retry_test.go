@@ -222,7 +222,7 @@ func TestLegacyCallAttachesToItsJob(t *testing.T) {
 	calls.Store(0)
 	s := &session{addr: serveFake(t, cutUntil(8))}
 	got := s.run(t, "call", "hello", "--legacy", "--job-id", "kept")
-	if got != (outcome{stdout: "\"done\"\n"}) || calls.Load() != 8 {
+	if got.code != exitDone || got.stdout != "\"done\"\n" || calls.Load() != 8 {
 		t.Errorf("%+v after %d calls, want the result of the 8th", got, calls.Load())
 	}
 	calls.Store(0)

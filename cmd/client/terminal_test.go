@@ -34,7 +34,12 @@ func (s *screen) String() string {
 // show makes a view of a job on a terminal.
 func show(out *screen, how showing, color bool) *tracker {
 	how.heartbeat = time.Second
-	a := &app{stderr: out, terminal: func(any) bool { return true }, lookupEnv: func(name string) (string, bool) { return "1", name == "NO_COLOR" && !color }}
+	a := &app{stderr: out, terminal: func(any) bool { return true }, lookupEnv: func(name string) (string, bool) {
+		if name == "NO_COLOR" && !color {
+			return "1", true
+		}
+		return "", false
+	}}
 	return a.track(how)
 }
 
@@ -79,7 +84,7 @@ func TestTerminalShowsUploadAndLiveness(t *testing.T) {
 				view.close()
 				text := out.String()
 				want := []string{
-					"upload 50 MiB", "100 MiB/s", "upload 100 MiB", "the pod stores the input 2.", "queued (position 3) 0.", "loading the model 0.",
+					"upload 50 MiB", "100 MiB/s", "upload 100 MiB", "the pod stores the input 0.", "queued (position 3) 0.", "loading the model 0.",
 					"running 0.", "running 2.4s, 7/10 rows, loss 0.5, last sign of life 1.", "output 5.0 MiB at ",
 				}
 				if size > 0 {

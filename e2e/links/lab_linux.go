@@ -193,12 +193,12 @@ func (l *lab) startSender(ctx context.Context, kind bench.Kind, size int64) (*se
 	if err != nil {
 		return nil, err
 	}
-	defer in.Close()
+	defer func() { _ = in.Close() }()
 	stdout, out, err := os.Pipe()
 	if err != nil {
 		return nil, errors.Join(err, stdin.Close())
 	}
-	defer out.Close()
+	defer func() { _ = out.Close() }()
 	s := &sender{requests: json.NewEncoder(stdin), replies: json.NewDecoder(stdout), stdin: stdin}
 	s.process, err = l.start(l.from, in, out, self, senderCommand, podAddr, string(kind), strconv.FormatInt(size, 10))
 	if err != nil {

@@ -59,7 +59,7 @@ func TestExpiry(t *testing.T) {
 		out := p.get(t, "copy").Output()
 		time.Sleep(testTTL - 2*time.Minute - 1)
 		wantIDs(t, p, "copy", "fail", "canceled", "wait")
-		time.Sleep(1)
+		time.Sleep(time.Nanosecond)
 		wantIDs(t, p, "fail", "canceled", "wait")
 		if n, err := out.ReadAt(make([]byte, 1), 0); n != 0 || !errors.Is(err, ErrGone) {
 			t.Errorf("read of an output that has expired: %d, %v", n, err)
@@ -83,7 +83,7 @@ func TestExpiryAfterRestart(t *testing.T) {
 		p = next(p, t)
 		time.Sleep(testTTL/2 - 1)
 		wantIDs(t, p, "a", "b")
-		time.Sleep(1)
+		time.Sleep(time.Nanosecond)
 		wantIDs(t, p, "b")
 		p.stop()
 		time.Sleep(testTTL) // while no pod is there
@@ -113,7 +113,7 @@ func TestExpiryOfReceiving(t *testing.T) {
 		j = p.get(t, "j")
 		time.Sleep(testTTL - 1)
 		wantIDs(t, p, "j")
-		time.Sleep(1)
+		time.Sleep(time.Nanosecond)
 		wantIDs(t, p)
 		if _, err := j.Writer().Put(0, pattern(10)); !errors.Is(err, spool.ErrClosed) {
 			t.Errorf("put after it has expired: %v", err)
@@ -249,7 +249,7 @@ func TestDelete(t *testing.T) {
 					time.Sleep(testTTL - 1)
 					wantOutput(t, next, input)
 					wantOutput(t, p.crash(t).get(t, "j"), input)
-					time.Sleep(1)
+					time.Sleep(time.Nanosecond)
 					wantIDs(t, p)
 				})
 			})

@@ -144,7 +144,7 @@ func startPod(t testing.TB, dir string, cfg podConfig) *testPod {
 			t.Error(err)
 		}
 		<-p.empty
-		if err := p.Table.Close(); err != nil {
+		if err := p.Close(); err != nil {
 			t.Error(err)
 		}
 		p.checkFiles(t)

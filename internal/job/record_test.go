@@ -100,7 +100,7 @@ func TestDamagedRecords(t *testing.T) {
 		{"no object", set("copied", "[]"), "copied", "", aside},
 		{"nothing in it", set("copied", "{}"), "copied", "", aside},
 		{"null", set("copied", "null"), "copied", "", aside},
-		{"unknown state", replace("copied", "SUCCEEDED", "SUCCEDED"), "copied", "", aside},
+		{"unknown state", replace("copied", "SUCCEEDED", "PERFECT"), "copied", "", aside},
 		{"number for a state", replace("queued", `"QUEUED"`, "1"), "queued", "", aside},
 		{"state out of range", replace("queued", `"QUEUED"`, "99"), "queued", "", aside},
 		{"failed without a reason", replace("failed", `"failure"`, `"f"`), "failed", "", aside},

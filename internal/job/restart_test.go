@@ -257,7 +257,7 @@ func TestRestartEvents(t *testing.T) {
 			if lost != (attempt > 0) {
 				t.Errorf("attempt %d: lost is %v after %d", attempt+1, lost, seen)
 			}
-			if !slices.IsSortedFunc(events, func(a, b Event) int { return cmpSeq(a, b) }) || events[0].Seq <= seen {
+			if !slices.IsSortedFunc(events, cmpSeq) || events[0].Seq <= seen {
 				t.Errorf("attempt %d: events after %d: %+v", attempt+1, seen, events)
 			}
 			last := events[len(events)-1]

@@ -94,7 +94,7 @@ func TestCreateAgain(t *testing.T) {
 	}
 }
 
-var jsonValues = cmp.Comparer(func(a, b json.RawMessage) bool { return sameJSON(a, b) })
+var jsonValues = cmp.Comparer(sameJSON)
 
 // Of calls for the same id at the same time one makes the job and the others
 // find it; all return when it is recorded.

@@ -305,7 +305,7 @@ func TestRunIsRefusedTrailersOnly(t *testing.T) {
 		t.Fatal(err)
 	}
 	body, more := io.Pipe()
-	defer more.Close()
+	defer func() { _ = more.Close() }()
 	go more.Write(append(binary.BigEndian.AppendUint32([]byte{0}, uint32(len(m))), m...)) //nolint:errcheck // ends with the pipe
 	req, err := http.NewRequestWithContext(soon(t), http.MethodPost, tp.url+aipodv1connect.JobServiceRunProcedure, body)
 	if err != nil {
