@@ -16,9 +16,9 @@ func TestBackoffPause(t *testing.T) {
 	for n := 1; n <= 7; n++ {
 		got = append(got, b.pause(n, 0.5))
 	}
-	want := []time.Duration{1, 2, 4, 8, 16, 30, 30}
-	for i := range want {
-		want[i] *= time.Second
+	var want []time.Duration
+	for _, seconds := range []int{1, 2, 4, 8, 16, 30, 30} {
+		want = append(want, time.Duration(seconds)*time.Second)
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("pauses (-want +got):\n%s", diff)

@@ -228,7 +228,10 @@ func TestRunCanceled(t *testing.T) {
 				t.Errorf("the named job: %v, %v", job, err)
 			}
 			n := 0
-			for range c.List(t.Context()) {
+			for _, err := range c.List(t.Context()) {
+				if err != nil {
+					t.Fatal(err)
+				}
 				n++
 			}
 			if n != 1 {

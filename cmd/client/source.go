@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"errors"
 	"io"
 	"io/fs"
 	"os"
@@ -114,7 +115,7 @@ func (g *replay) ReadAt(p []byte, offset int64) (int, error) {
 	}
 	n, err := io.ReadFull(g.r, p)
 	g.pos += int64(n)
-	if err == io.ErrUnexpectedEOF {
+	if errors.Is(err, io.ErrUnexpectedEOF) {
 		err = io.EOF
 	}
 	return n, err

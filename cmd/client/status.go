@@ -71,7 +71,7 @@ func (s *status) take(e client.Event, now time.Time) {
 	case client.Sent:
 		s.sent, s.fresh = e.Offset, false
 	case client.Uploaded:
-		s.uploaded, s.fresh = true, false
+		s.uploaded, s.fresh, s.since = true, false, now
 	case client.Received:
 		s.seen(now)
 		s.received = e.Offset

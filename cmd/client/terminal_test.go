@@ -115,7 +115,7 @@ func TestTerminalShowsTrouble(t *testing.T) {
 		view.watch(client.Accepted{JobID: "j", State: receiving})
 		view.watch(client.Sent{Offset: 50, Size: 100})
 		time.Sleep(time.Second)
-		view.watch(client.Reconnecting{Failures: 3, Pause: 5 * time.Second, Why: errors.New("the cable is loose")})
+		view.watch(client.Reconnecting{Failures: 3, Pause: 5 * time.Second, Why: errors.New("cable loose")})
 		time.Sleep(4 * time.Second)
 		view.watch(client.Connecting{Stream: 2})
 		view.watch(client.Accepted{JobID: "j", State: receiving, Committed: 40, Attached: true})
@@ -138,7 +138,7 @@ func TestTerminalShowsTrouble(t *testing.T) {
 		view.close()
 		text := out.String()
 		for _, want := range []string{
-			"\x1b[33mreconnecting 2.", ": the cable is loose; nothing is lost, next attempt in 3.", "upload 40 B of 100 B",
+			"\x1b[33mreconnecting 2.", ": cable loose; nothing is lost, next attempt in 3.", "upload 40 B of 100 B",
 			"another client sends the input, 40 B are there", "client: another client sends the input of this job now: waiting for it\n",
 			"client: the other client has stopped: sending the rest\n", "no room 0.", "client: the pod has lost the job: sending it again\n",
 			"upload 0 B of 100 B", "client: the function is begun again: attempt 2\n", "running (attempt 2) 1.",
