@@ -9,7 +9,7 @@ import (
 const (
 	// firstWindow is how much may be on the way at first, in bytes, and maxWindow
 	// the most: what a cut costs at most, besides a chunk.
-	firstWindow, maxWindow = 4 << 20, 8 << 20
+	firstWindow, maxWindow = 2 << 20, 8 << 20
 	// minWindow is the least: below it, messages and acknowledgements cost more
 	// than what a cut loses.
 	minWindow = 4 << 10
@@ -29,8 +29,13 @@ type window struct {
 func newWindow() window { return window{expect: firstWindow * lossShare} }
 
 // limit is how many bytes may be on the way on a stream that has carried so many.
+// Until one was cut that had carried something, it grows by what is carried.
 func (w *window) limit(carried int64) int64 {
-	return min(max(max(w.expect, carried)/lossShare, minWindow), maxWindow)
+	limit := max(w.expect, carried) / lossShare
+	if !w.known {
+		limit = w.expect/lossShare + carried
+	}
+	return min(max(limit, minWindow), maxWindow)
 }
 
 // ended tells what a stream carried before it was cut.

@@ -15,16 +15,18 @@ func TestWindow(t *testing.T) {
 		limit   int64
 		chunk   int
 	}{
-		{name: "at first", limit: 4 * mib, chunk: codec.DefaultChunk},
-		{name: "a long stream", carried: 100 * mib, limit: 5 * mib, chunk: codec.DefaultChunk},
-		{name: "a longer one", carried: 1 << 40, limit: 8 * mib, chunk: codec.DefaultChunk},
-		{name: "nothing", streams: []int64{0}, limit: mib, chunk: 512 * kib},
-		{name: "nothing, twice", streams: []int64{0, 0}, limit: 256 * kib, chunk: 128 * kib},
+		{name: "at first", limit: 2 * mib, chunk: codec.DefaultChunk},
+		{name: "then", carried: mib, limit: 3 * mib, chunk: codec.DefaultChunk},
+		{name: "a long stream", carried: 1 << 40, limit: 8 * mib, chunk: codec.DefaultChunk},
+		{name: "nothing", streams: []int64{0}, limit: 512 * kib, chunk: 256 * kib},
+		{name: "nothing, twice", streams: []int64{0, 0}, limit: 128 * kib, chunk: 64 * kib},
+		{name: "nothing, then something", streams: []int64{0}, carried: mib, limit: mib + 512*kib, chunk: 512 * kib},
 		{name: "never anything", streams: make([]int64, 100), limit: 4 * kib, chunk: 4 * kib},
 		{name: "a mebibyte", streams: []int64{mib}, limit: mib / 20, chunk: 16 * kib},
 		{name: "then more", streams: []int64{mib, 3 * mib}, limit: 2 * mib / 20, chunk: 32 * kib},
 		{name: "then nothing", streams: []int64{mib, 0}, limit: mib / 80, chunk: 4 * kib},
 		{name: "a bit", streams: []int64{1}, limit: 4 * kib, chunk: 4 * kib},
+		{name: "a mebibyte, then much", streams: []int64{mib}, carried: 100 * mib, limit: 5 * mib, chunk: codec.DefaultChunk},
 		{name: "a bit, then much", streams: []int64{1}, carried: 10 * mib, limit: mib / 2, chunk: 256 * kib},
 		{name: "very much", streams: []int64{1 << 40}, limit: 8 * mib, chunk: codec.DefaultChunk},
 		{name: "very much, then little", streams: []int64{1 << 40, 0}, limit: 2 * mib, chunk: codec.DefaultChunk},
@@ -48,10 +50,12 @@ func TestWindowWaste(t *testing.T) {
 		w := newWindow()
 		var stored, sent int64
 		for stored < 256<<20 {
-			limit := w.limit(0)
-			chunk := int64(chunkSize(limit))
-			carried := max(every-limit, 0) / chunk * chunk // all the rest is lost
-			sent += carried + limit
+			chunk := int64(chunkSize(w.limit(0)))
+			var carried int64
+			for carried+chunk+w.limit(carried) <= every {
+				carried += chunk
+			}
+			sent += carried + w.limit(carried) // all that is on the way is lost
 			stored += carried
 			w.ended(carried)
 		}

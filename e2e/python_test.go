@@ -366,16 +366,32 @@ func TestPythonCancelCancelsTheFunction(t *testing.T) {
 	expectCanceled(t, p, r)
 }
 
-// A client that is killed can't cancel; its connection does.
+// A client that is killed can't cancel; its connection does, unless the job has a
+// name.
 func TestPythonKilledCancelsTheFunction(t *testing.T) {
 	t.Parallel()
 	p := startPod(t)
-	client, _ := startSeedCall(t, p.addr, seedCall{fn: "sleep", kwargs: `{"seconds":30}`, metadata: []string{"x-job-id=killed"}})
-	if _, err := client.waitLine(10*time.Second, func(line string) bool { return parseRecord(line)["event"] == "first" }); err != nil {
-		t.Fatal(err)
+	kill := func(c seedCall) {
+		client, _ := startSeedCall(t, p.addr, c)
+		if _, err := client.waitLine(10*time.Second, func(line string) bool { return parseRecord(line)["event"] == "first" }); err != nil {
+			t.Fatal(err)
+		}
+		client.kill()
 	}
-	client.kill()
-	expectCanceled(t, p, seedResponse{Headers: map[string]string{"x-job-id": "killed"}})
+	named := seedCall{fn: "sleep", kwargs: `{"seconds":4}`, metadata: []string{"x-job-id=named"}}
+	kill(named)
+	kill(seedCall{fn: "sleep", kwargs: `{"seconds":30}`})
+	canceled := p.mustRecord(t, 2*time.Second, "job ended", map[string]string{"func": "sleep", "state": "CANCELED"})
+	if canceled["job"] == "named" {
+		t.Error("the job with a name was canceled")
+	}
+	r := seed(t, p.addr, named)
+	if r.Code != "OK" || string(r.Result) != `{"slept": 4}` {
+		t.Errorf("called again, the job with a name ends with %v", r)
+	}
+	if n := len(p.records("job ended", map[string]string{"job": "named", "state": "SUCCEEDED"})); n != 1 {
+		t.Errorf("it was run %d times", n)
+	}
 }
 
 func TestPythonHeartbeats(t *testing.T) {

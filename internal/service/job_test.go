@@ -50,7 +50,8 @@ func TestJobInSteps(t *testing.T) {
 			if res.GetCommitted() != step.committed {
 				t.Errorf("%v %v: committed %d, want %d", step.chunk, step.end, res.GetCommitted(), step.committed)
 			}
-			if received := res.GetState() == aipodv1.State_STATE_RECEIVING; received != (step.end == nil && step.committed < 8) {
+			// Who closes the input may be answered before it is closed.
+			if step.committed < 8 && res.GetState() != aipodv1.State_STATE_RECEIVING {
 				t.Errorf("%v %v: state %v", step.chunk, step.end, res.GetState())
 			}
 		}
@@ -182,7 +183,7 @@ func TestWriteInputErrors(t *testing.T) {
 			t.Errorf("detail %v", got)
 		}
 		res := s.mustWrite("a", chunkOf(0, []byte("abcdef")), endOf([]byte("abcdef")))
-		if res.GetCommitted() != 6 || res.GetState() == aipodv1.State_STATE_RECEIVING {
+		if res.GetCommitted() != 6 {
 			t.Errorf("sent again: %v", res)
 		}
 		s.untilState("a", aipodv1.State_STATE_SUCCEEDED)
