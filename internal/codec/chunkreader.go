@@ -13,7 +13,7 @@ import (
 // ChunkConfig says how a ChunkReader works. The zero value is fit for use.
 type ChunkConfig struct {
 	Level   Level // default LevelAdaptive
-	Size    int   // bytes of payload in a chunk, at most MaxChunk; default DefaultChunk
+	Size    int   // bytes of payload in a chunk at most, up to MaxChunk; default DefaultChunk
 	Workers int   // chunks coded at a time; default GOMAXPROCS
 	Hold    int   // chunks the caller has between Next and Release at most; default 1
 }
@@ -42,6 +42,10 @@ func (c ChunkConfig) check() (ChunkConfig, error) {
 // rawAhead is how many raw chunks are made while one is being sent. They cost
 // next to nothing to make, so more would only be stale when the level changes.
 const rawAhead = 2
+
+// trialChunk is how many bytes of payload are in a chunk until an adaptive level
+// is decided: what is coded ahead before that may be wasted.
+const trialChunk = 128 << 10
 
 // A ChunkReader cuts a payload into chunks and codes them in parallel, ahead of
 // the one who sends them: that one calls Next, sends the chunk and calls Release,
@@ -93,6 +97,7 @@ type chunkRun struct {
 type slot struct {
 	Chunk
 	level  Level // asked for
+	size   int   // bytes of payload asked for
 	raw    []byte
 	packed []byte
 	took   time.Duration // to code
@@ -184,7 +189,7 @@ func (r *ChunkReader) read(run *chunkRun, src io.Reader, offset int64) {
 		if s == nil {
 			return
 		}
-		n, err := fill(src, s.raw, run.stop)
+		n, err := fill(src, s.raw[:s.size], run.stop)
 		if n == 0 {
 			r.release(s)
 		} else {
@@ -215,7 +220,10 @@ func (r *ChunkReader) admit(run *chunkRun) *slot {
 		if level != LevelAdaptive && r.alive < r.maxAlive(level) {
 			r.alive++
 			s := r.take()
-			s.level = level
+			s.level, s.size = level, r.cfg.Size
+			if r.policy != nil {
+				s.size = min(s.size, r.policy.ChunkSize())
+			}
 			r.mu.Unlock()
 			return s
 		}

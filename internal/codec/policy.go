@@ -110,6 +110,14 @@ func NewPolicy(workers int) *Policy {
 	}
 }
 
+// ChunkSize is how many bytes of payload the next chunk should have at most.
+func (p *Policy) ChunkSize() int {
+	if p.link == 0 {
+		return trialChunk
+	}
+	return MaxChunk
+}
+
 // Next returns the level for the next chunk, never LevelAdaptive.
 func (p *Policy) Next() Level {
 	p.choose()

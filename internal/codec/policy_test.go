@@ -49,9 +49,8 @@ func (s simulation) run(policy *Policy, fixed Level) (took float64, sent [levels
 		alive   = &ChunkReader{cfg: ChunkConfig{Hold: 1, Workers: s.workers}}
 		seconds = func(f float64) time.Duration { return time.Duration(f * 1e9) }
 	)
-	for offset := int64(0); offset < s.size; offset += DefaultChunk {
+	for offset := int64(0); offset < s.size; {
 		i := len(chunks)
-		raw := float64(min(DefaultChunk, s.size-offset))
 		var now float64 // when there may be one more chunk
 		observe := func(ahead int) {
 			if i >= ahead {
@@ -68,6 +67,13 @@ func (s simulation) run(policy *Policy, fixed Level) (took float64, sent [levels
 			level = policy.Next()
 		}
 		observe(alive.maxAlive(level))
+		size := min(DefaultChunk, s.size-offset)
+		if policy != nil {
+			size = min(size, int64(policy.ChunkSize()))
+		}
+		raw := float64(size)
+		codings := s.payload(offset)
+		offset += size
 
 		worker := 0
 		for w, free := range workers {
@@ -75,11 +81,11 @@ func (s simulation) run(policy *Policy, fixed Level) (took float64, sent [levels
 				worker = w
 			}
 		}
-		code := raw / s.payload(offset)[level].speed
+		code := raw / codings[level].speed
 		coded := max(now, workers[worker]) + code
 		workers[worker] = coded
 		wire := raw
-		if ratio := s.payload(offset)[level].ratio; ratio <= worthwhile {
+		if ratio := codings[level].ratio; ratio <= worthwhile {
 			wire *= ratio
 		}
 
