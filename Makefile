@@ -78,6 +78,10 @@ fuzz: ## Fuzz each target for FUZZTIME
 bench: ## Run the Go benchmarks
 	go test -run '^$$' -bench . -benchmem ./...
 
+.PHONY: links
+links: ## Measure adaptive sending on shaped links and write docs/links.md; needs Linux, root, ip and tc
+	go run ./e2e/links
+
 .PHONY: clean
 clean: ## Remove the tools and what the tests made
 	rm -rf .tools bin e2e/artifacts e2e/node/node_modules

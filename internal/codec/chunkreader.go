@@ -44,8 +44,9 @@ func (c ChunkConfig) check() (ChunkConfig, error) {
 const rawAhead = 2
 
 // trialChunk is how many bytes of payload are in a chunk until an adaptive level
-// is decided: what is coded ahead before that may be wasted.
-const trialChunk = 128 << 10
+// is decided, and probeChunk when it is tried whether the link takes raw ones
+// sooner: what is made ahead before that is known may be wasted.
+const trialChunk, probeChunk = 128 << 10, 512 << 10
 
 // A ChunkReader cuts a payload into chunks and codes them in parallel, ahead of
 // the one who sends them: that one calls Next, sends the chunk and calls Release,

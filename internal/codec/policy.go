@@ -11,10 +11,12 @@ const (
 	// the payload compresses again. A trial that takes less than the part freeTrial
 	// of the time that the link needs for the chunk isn't worth skipping.
 	maxSkip, freeTrial = 16, 0.15
-	// trial is for how long a payload is compressed before a link that takes
-	// everything at once is believed to be fast, rather than to have buffers. That
-	// time is what it costs at most; less costs more on slow links.
+	// trial is for how long a payload is compressed before anything is concluded
+	// from how the link takes it: at first, there are buffers.
 	trial = 10 * time.Millisecond
+	// atWork is the part of that time that the workers must have coded for raw
+	// chunks to be tried. If they hardly had to, coding is not the bottleneck.
+	atWork = 0.25
 	// settle is by how much a level has to promise more than the current one to
 	// be taken instead, lest noise switch to and fro.
 	settle = 1.03
@@ -112,8 +114,11 @@ func NewPolicy(workers int) *Policy {
 
 // ChunkSize is how many bytes of payload the next chunk should have at most.
 func (p *Policy) ChunkSize() int {
-	if p.link == 0 {
+	switch {
+	case p.link == 0:
 		return trialChunk
+	case p.probing:
+		return probeChunk
 	}
 	return MaxChunk
 }
@@ -210,8 +215,10 @@ func (p *Policy) observeCoder(s Sample) {
 }
 
 func (p *Policy) observeLink(s Sample) {
-	if p.probing && s.Level == LevelRaw {
-		// What the link took while others were coded says little of what it takes now.
+	if p.probing {
+		if s.Level != LevelRaw {
+			return // coded before; it says little of what the link takes
+		}
 		p.wire, p.send, p.wait, p.code = 0, 0, 0, 0
 		p.probing = false
 	}
@@ -232,11 +239,13 @@ func (p *Policy) observeLink(s Sample) {
 	saturated := p.code > saturation*p.workers*took
 	switch {
 	case p.link == 0:
-		if p.total >= trial.Seconds() && saturated {
+		if p.total < trial.Seconds() {
+			return
+		}
+		p.link = most
+		if p.code > atWork*p.workers*took {
 			p.link = max(most, 2*settle*p.workers*p.coders[p.current].speed) // nothing tells better than sending raw
 			p.probing = true
-		} else if !starved && !saturated || p.total >= trial.Seconds() {
-			p.link = most
 		}
 		return
 	case least > p.link:

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -365,5 +366,51 @@ func TestUnnamedIsNotRecorded(t *testing.T) {
 	p.create(t, "j", Spec{Func: "echo"})
 	if got := p.store.transactions(); got != n+1 {
 		t.Errorf("%d transactions for a durable job", got-n)
+	}
+}
+
+// BenchmarkNamedJobs runs small jobs from Create to Done: named ones, which are
+// recorded as they are queued, begun and ended, and unnamed ones, which are not.
+func BenchmarkNamedJobs(b *testing.B) {
+	input := pattern(1024)
+	crc := checksumOf(input)
+	for _, named := range []bool{true, false} {
+		b.Run(fmt.Sprintf("named=%v", named), func(b *testing.B) {
+			p := startPod(b, b.TempDir(), podConfig{slots: 64})
+			before := p.store.transactions()
+			var n atomic.Int64
+			b.SetParallelism(64)
+			b.RunParallel(func(pb *testing.PB) {
+				for pb.Next() {
+					var j *Job
+					var err error
+					if named {
+						j, _, err = p.Create(fmt.Sprintf("job-%d", n.Add(1)), Spec{Func: "echo", Size: -1})
+					} else {
+						j, err = p.Open(Spec{Func: "echo", Size: -1})
+					}
+					if err != nil {
+						b.Fatal(err)
+					}
+					w := j.Writer()
+					if _, err := w.Put(0, input); err != nil {
+						b.Fatal(err)
+					}
+					if err := w.Close(b.Context(), int64(len(input)), &crc); err != nil {
+						b.Fatal(err)
+					}
+					<-j.Done()
+					if _, err := j.Result(); err != nil {
+						b.Fatal(err)
+					}
+					if !named {
+						j.Close()
+					}
+				}
+			})
+			b.StopTimer()
+			b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "jobs/s")
+			b.ReportMetric(float64(p.store.transactions()-before)/float64(b.N), "transactions/job")
+		})
 	}
 }

@@ -316,13 +316,11 @@ func (s *store) wakeUp() {
 func (s *store) run() {
 	defer close(s.ended)
 	for {
+		runtime.Gosched() // others may have something for the same transaction
 		batch, closed := s.take()
 		switch {
 		case len(batch) > 0:
 			s.write(batch)
-			if len(batch) > 1 {
-				runtime.Gosched() // some of those who waited have more
-			}
 		case closed:
 			return
 		default:

@@ -211,7 +211,8 @@ func TestRunOutput(t *testing.T) {
 				}
 				packed := 0
 				for i, chunk := range s.chunks {
-					if n := int64(chunk.GetRawSize()); n > limit || n < limit && i < len(s.chunks)-1 {
+					whole := !o.GetAcceptZstd() && i < len(s.chunks)-1 // where levels are tried, chunks are smaller
+					if n := int64(chunk.GetRawSize()); n > limit || n < limit && whole {
 						t.Errorf("chunk %d of %d has %d bytes, want %d", i, len(s.chunks), n, limit)
 					}
 					if chunk.GetCoding() == aipodv1.Coding_CODING_ZSTD {
