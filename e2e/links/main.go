@@ -116,7 +116,7 @@ func parse(args []string, stderr io.Writer) (options, error) {
 		})
 		return err
 	})
-	fs.IntVar(&o.rounds, "rounds", 3, fmt.Sprintf("`number` of times that each level is measured; once on links below %d Mbit/s", manyRounds))
+	fs.IntVar(&o.rounds, "rounds", 3, fmt.Sprintf("`number` of times that each level is measured; once on links below %d Mbit/s, %d times as often on one that is not shaped", manyRounds, unshapedRounds))
 	fs.StringVar(&o.congestion, "congestion", "cubic", "TCP's congestion control; if the kernel has it not, its default is taken")
 	fs.StringVar(&o.out, "o", "docs/links.md", "`file` to write the page to, after each row anew; - for none")
 	if err := fs.Parse(args); err != nil {

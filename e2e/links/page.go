@@ -44,8 +44,8 @@ func (p *page) String() string {
 		b.WriteString(r.String())
 	}
 	line("")
-	line("Columns raw to adaptive: seconds from the start of `client.Run` to its end, the mean over the rounds. Adaptive / best: in each round,")
-	line("adaptive's seconds divided by those of the level that is best by its mean; of that the mean. It favours the fixed levels, of which")
+	line("Columns raw to adaptive: seconds from the start of `client.Run` to its end, the median of the rounds. Adaptive / best: in each round,")
+	line("adaptive's seconds divided by those of the level that is best by its median; of that the median. It favours the fixed levels, of which")
 	line("the best is chosen afterwards. Sent / size: how large the payload was as adaptive sent it. \u00b9 one round only: in the first it was")
 	line("more than %d times slower than the best.", hopeless)
 	line("")

@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/aipod/aipod/client"
@@ -62,16 +63,23 @@ func (r *row) skips(l client.Level) bool {
 
 func (r *row) rounds() int { return len(r.calls[client.LevelAdaptive]) }
 
-// seconds is the mean over the rounds.
+// seconds is the median over the rounds.
 func (r *row) seconds(l client.Level) float64 {
-	var sum float64
+	var all []float64
 	for _, c := range r.calls[l] {
-		sum += c.Seconds
+		all = append(all, c.Seconds)
 	}
-	return sum / float64(len(r.calls[l]))
+	return median(all)
 }
 
-// best is the fixed level with the least mean, of those that were not given up.
+// median sorts all, of which there is at least one.
+func median(all []float64) float64 {
+	slices.Sort(all)
+	n := len(all)
+	return (all[(n-1)/2] + all[n/2]) / 2
+}
+
+// best is the fixed level with the least median, of those that were not given up.
 func (r *row) best() client.Level {
 	var best client.Level
 	for _, l := range fixed {
@@ -83,15 +91,15 @@ func (r *row) best() client.Level {
 }
 
 // ratio is how long adaptive took for each second of the best fixed level: the
-// mean of the rounds' ratios, since a machine that others use, too, is as fast for
-// both within a round only.
+// median of the rounds' ratios, since a machine that others use, too, is as fast
+// for both within a round only.
 func (r *row) ratio() float64 {
 	best := r.calls[r.best()]
-	var sum float64
+	var all []float64
 	for n, c := range r.calls[client.LevelAdaptive] {
-		sum += c.Seconds / best[n].Seconds
+		all = append(all, c.Seconds/best[n].Seconds)
 	}
-	return sum / float64(r.rounds())
+	return median(all)
 }
 
 // wire is what part of the payload's size adaptive sent, over all rounds.

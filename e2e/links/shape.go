@@ -6,6 +6,8 @@ const (
 	// manyRounds is the least rate, in Mbit/s, of links on which a call is short
 	// enough to be repeated.
 	manyRounds = 200
+	// unshapedRounds is how many times more rounds there are without a shape.
+	unshapedRounds = 7
 	// maxMbit is more than veth pairs do.
 	maxMbit = 100_000
 )
@@ -40,10 +42,17 @@ func (s shape) String() string {
 	}
 }
 
-// rounds is how often levels are measured if asked for that many.
+// rounds is how often levels are measured if asked for that many: fewer times on
+// slow links, where a call takes long and is as long each time, and more on one
+// that isn't shaped, where it takes a third of a second and others who use the
+// machine are felt.
 func (s shape) rounds(asked int) int {
-	if s.mbit > 0 && s.mbit < manyRounds {
+	switch {
+	case s.mbit == 0:
+		return asked * unshapedRounds
+	case s.mbit < manyRounds:
 		return 1
+	default:
+		return asked
 	}
-	return asked
 }
