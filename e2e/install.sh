@@ -14,6 +14,7 @@ has() { PATH=$PATH:/usr/sbin command -v "$1"; }
 
 need nginx has nginx
 need curl has curl
+need strace has strace
 need protobuf-compiler has protoc
 need protobuf-compiler-grpc has grpc_python_plugin
 need nodejs has node

@@ -261,10 +261,11 @@ func asRoot(args ...string) *exec.Cmd {
 	return exec.Command(args[0], args[1:]...)
 }
 
-// A disk that is full ends the call, with a reason, and no other call.
-func TestDiskFull(t *testing.T) {
+// smallDisk is a file system with little room.
+func smallDisk(t *testing.T, size string) string {
+	t.Helper()
 	dir := t.TempDir()
-	options := fmt.Sprintf("size=16m,uid=%d", os.Getuid())
+	options := fmt.Sprintf("size=%s,uid=%d", size, os.Getuid())
 	if out, err := asRoot("mount", "-t", "tmpfs", "-o", options, "tmpfs", dir).CombinedOutput(); err != nil {
 		t.Fatalf("mount a small file system, which needs root or sudo: %v: %s", err, out)
 	}
@@ -273,6 +274,12 @@ func TestDiskFull(t *testing.T) {
 			t.Errorf("unmount: %v: %s", err, out)
 		}
 	})
+	return dir
+}
+
+// A disk that is full ends the call, with a reason, and no other call.
+func TestDiskFull(t *testing.T) {
+	dir := smallDisk(t, "16m")
 	p, err := tryPod(t, "127.0.0.1:0", dir)
 	if err != nil {
 		t.Fatal(err)
