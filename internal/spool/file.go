@@ -121,6 +121,41 @@ func (f *File) add(committed int64, p []byte) (int64, error) {
 	return committed, err
 }
 
+// Grow says that another process has written the first size bytes of the file,
+// and will not change them. Fewer than there are already is an error, as are more
+// than the file has, *LimitError and *BudgetError; the bytes then don't count.
+func (f *File) Grow(size int64) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if err := f.usable(); err != nil {
+		return err
+	}
+	committed := f.Committed()
+	switch {
+	case size == committed:
+		return nil
+	case size < committed:
+		return fmt.Errorf("the payload has %d bytes already, not %d", committed, size)
+	case f.sealed.Load():
+		return ErrSealed
+	case f.limit > 0 && size > f.limit:
+		return &LimitError{Limit: f.limit}
+	}
+	info, err := f.file.Stat()
+	if err != nil {
+		return fmt.Errorf("grow payload: %w", err)
+	}
+	if size > info.Size() {
+		return &SizeError{Committed: info.Size(), Size: size}
+	}
+	if err := f.spool.reserve(size - committed); err != nil {
+		return err
+	}
+	f.entry.size.Store(size)
+	f.grown.send()
+	return nil
+}
+
 // writeAt writes p at the end of the file, and returns how much of it is there.
 // After an error os.File.WriteAt doesn't count what the last write did, so the
 // file's length is asked; after a crash nothing else would be known, either.

@@ -143,6 +143,47 @@ func (s *Spool) OpenFile(name string, limit int64) (*File, error) {
 	return f, nil
 }
 
+// AdoptFile makes the file at path, on the spool's file system, the durable
+// payload with a name, of which there must be none. Another process may still be
+// writing to it; bytes count once Grow says that they are there. The file keeps
+// the name that it had as well.
+func (s *Spool) AdoptFile(name, path string, limit int64) (*File, error) {
+	if err := checkName(name); err != nil {
+		return nil, err
+	}
+	e := s.lock(name, true)
+	defer e.mu.Unlock()
+	if e.open != nil || e.made {
+		return nil, ErrOpen
+	}
+	f := &File{spool: s, entry: e, limit: limit, path: filepath.Join(s.namedDir(), name)}
+	if err := f.link(path); err != nil {
+		s.forget(name, e)
+		return nil, err
+	}
+	e.open = f
+	return f, nil
+}
+
+// link makes the file another name of the one at path.
+func (f *File) link(path string) error {
+	err := os.Link(path, f.path)
+	if errors.Is(err, fs.ErrNotExist) { // perhaps only the directory
+		if err = f.spool.makeNamedDir(); err == nil {
+			err = os.Link(path, f.path)
+		}
+	}
+	if err != nil {
+		return diskError(err)
+	}
+	file, err := os.OpenFile(f.path, os.O_RDWR, 0)
+	if err != nil {
+		return errors.Join(fmt.Errorf("open payload: %w", err), os.Remove(f.path))
+	}
+	f.made(file)
+	return nil
+}
+
 func (f *File) openOrMake() error {
 	s, e := f.spool, f.entry
 	if !e.made {
@@ -176,12 +217,17 @@ func (f *File) create() error {
 	if err != nil {
 		return diskError(err)
 	}
+	f.made(file)
+	return nil
+}
+
+// made takes the file that now has the name.
+func (f *File) made(file *os.File) {
 	f.file = file
 	f.spool.mu.Lock()
 	defer f.spool.mu.Unlock()
 	f.entry.made = true
 	f.spool.files++
-	return nil
 }
 
 // makeNamedDir makes a directory that is there after a power failure, too.
