@@ -147,7 +147,9 @@ func (m *testModel) Call(ctx context.Context, c *worker.Call) (json.RawMessage, 
 	return m.funcs[c.Func](ctx, c)
 }
 
-func (m *testModel) Close() error { return nil }
+func (m *testModel) Close() error          { return nil }
+func (m *testModel) Done() <-chan struct{} { return nil }
+func (m *testModel) Err() error            { return nil }
 
 // gate is closed to let a job go on.
 func (m *testModel) gate(name string) chan struct{} {

@@ -239,7 +239,10 @@ func (s *cutStream) Flush() { _ = s.rc.Flush() }
 func (s *cutStream) Unwrap() http.ResponseWriter { return s.ResponseWriter }
 
 // countingModel writes down its runs.
-type countingModel struct{ file string }
+type countingModel struct {
+	worker.Lasting
+	file string
+}
 
 func (m *countingModel) Describe() worker.Description {
 	d := worker.Description{Model: "counting"}

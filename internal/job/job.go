@@ -57,6 +57,7 @@ type Job struct {
 	size     int64  // of the input once it is closed, before that -1
 	data     []byte // the input, if the record has it
 	attempt  int    // how often the function was begun
+	killed   int    // under how many of these its worker died, in this process
 	call     *worker.Call
 	started  time.Time // the function, last
 	ended    time.Time
@@ -220,6 +221,13 @@ func (j *Job) run(blob *spool.Blob) {
 	defer j.table.functionEnded(j)
 	out := &outputWriter{job: j, ctx: j.ctx}
 	value, err := j.runFunction(blob, out)
+	for j.mayRunAgain(err) {
+		if err = j.dropOutput(); err != nil {
+			break
+		}
+		out = &outputWriter{job: j, ctx: j.ctx}
+		value, err = j.runFunction(blob, out)
+	}
 	j.mu.Lock()
 	j.place()
 	j.mu.Unlock()
@@ -236,6 +244,29 @@ func (j *Job) run(blob *spool.Blob) {
 		return
 	}
 	j.finish(result, err)
+}
+
+// maxKilled is under how many workers' deaths a job fails, however many attempts
+// it has: it may be what kills them.
+const maxKilled = 2
+
+// mayRunAgain says whether the function may be begun again after an error: if its
+// worker has died, and an attempt is left. Callers learn of it in the log.
+func (j *Job) mayRunAgain(err error) bool {
+	var crash *worker.CrashError
+	if !errors.As(err, &crash) || j.ctx.Err() != nil {
+		return false
+	}
+	j.mu.Lock()
+	j.killed++
+	killed, attempt := j.killed, j.attempt
+	j.mu.Unlock()
+	if killed >= maxKilled || attempt >= j.maxAttempts() {
+		return false
+	}
+	j.log.Warn("attempt lost", "attempt", attempt, "err", err)
+	j.shows(&Event{Log: &Line{Level: slog.LevelWarn, Text: fmt.Sprintf("attempt %d is lost and begun again: %v", attempt, err)}})
+	return true
 }
 
 // cutOff says whether the pod's shutdown has canceled the job.
@@ -255,6 +286,9 @@ func (j *Job) runFunction(blob *spool.Blob, out *outputWriter) (json.RawMessage,
 		Report:     reporter{j},
 		Begin:      j.begin,
 		OpenOutput: out.open,
+		Deadline:   j.spec.Deadline,
+
+		AdoptOutput: out.adopt,
 	}
 	j.call = call
 	j.mu.Unlock()
@@ -291,6 +325,7 @@ func (j *Job) begin() error {
 			return err
 		}
 		j.attempt, j.started, j.alive = attempt, started, started
+		j.call.Attempt = attempt
 		return nil
 	})
 }
@@ -487,6 +522,8 @@ func (r reporter) Log(level slog.Level, line string) {
 	r.job.log.Log(context.Background(), level, "model", "line", line)
 	r.job.shows(&Event{Log: &Line{Level: level, Text: line}})
 }
+
+func (r reporter) Alive() { r.job.shows(nil) }
 
 // resume lets a job go on that an earlier process has left. It returns when the
 // job has its place in the queue.

@@ -112,6 +112,13 @@ func (o *Output) remove() {
 // has written is dropped. A function that has not noticed its job's end can't
 // have one: the name may be that of another job's output by now.
 func (j *Job) openOutput(json bool) (*Output, error) {
+	return j.makeOutput(json, func() (*spool.File, error) {
+		return j.table.cfg.Spool.OpenFile(j.outputName(), j.table.cfg.MaxPayload)
+	})
+}
+
+// makeOutput does that with the file that open makes.
+func (j *Job) makeOutput(json bool, open func() (*spool.File, error)) (*Output, error) {
 	j.writing.Lock()
 	defer j.writing.Unlock()
 	j.mu.Lock()
@@ -126,7 +133,7 @@ func (j *Job) openOutput(json bool) (*Output, error) {
 	if err := j.table.cfg.Spool.RemoveFile(j.outputName()); err != nil {
 		return nil, err
 	}
-	file, err := j.table.cfg.Spool.OpenFile(j.outputName(), j.table.cfg.MaxPayload)
+	file, err := open()
 	if err != nil {
 		return nil, err
 	}
@@ -175,6 +182,29 @@ func (w *outputWriter) open() (io.Writer, error) {
 		return nil, err
 	}
 	return w, nil
+}
+
+// adopt is for worker.Call.
+func (w *outputWriter) adopt(path string, json bool) (grow func(int64) error, err error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.out != nil {
+		return nil, errors.New("the function has an output already")
+	}
+	err = w.job.withSpace(w.ctx, "the output", func() (err error) {
+		w.out, err = w.job.makeOutput(json, func() (*spool.File, error) {
+			return w.job.table.cfg.Spool.AdoptFile(w.job.outputName(), path, w.job.table.cfg.MaxPayload)
+		})
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	return func(size int64) error {
+		err := w.out.file.Grow(size)
+		w.job.shows(nil)
+		return err
+	}, nil
 }
 
 func (w *outputWriter) Write(p []byte) (n int, err error) {

@@ -106,7 +106,9 @@ func (c podConfig) Call(ctx context.Context, call *worker.Call) (json.RawMessage
 	return c.functions[call.Func](ctx, call)
 }
 
-func (c podConfig) Close() error { return nil }
+func (c podConfig) Close() error          { return nil }
+func (c podConfig) Done() <-chan struct{} { return nil }
+func (c podConfig) Err() error            { return nil }
 
 // explainTest gives errors the code of their kind.
 func explainTest(err error) *ExplainedError {

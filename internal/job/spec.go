@@ -8,6 +8,7 @@ import (
 	"reflect"
 	"strconv"
 	"strings"
+	"time"
 )
 
 // A Spec is what a job is to do.
@@ -21,6 +22,9 @@ type Spec struct {
 	SHA256 []byte `json:"sha256,omitempty"`
 	// Metadata has keys in lower case. It is not part of a job's identity.
 	Metadata map[string]string `json:"metadata,omitempty"`
+	// Deadline is when the caller gives up, for the function to know; zero if it
+	// doesn't say. Not part of a job's identity, and not recorded.
+	Deadline time.Time `json:"-"`
 	// MaxAttempts is how often the function may be begun, 0 for the table's own.
 	MaxAttempts int `json:"max_attempts,omitempty"`
 }

@@ -35,6 +35,10 @@ func toConnect(err error, log *slog.Logger) error {
 		version  *worker.VersionError
 		queue    *worker.QueueFullError
 		panicked *worker.PanicError
+		failed   *worker.FunctionFailure
+		resource *worker.ResourceError
+		crash    *worker.CrashError
+		timeout  *worker.TimeoutError
 		limit    *spool.LimitError
 		budget   *spool.BudgetError
 		disk     *spool.DiskFullError
@@ -64,6 +68,16 @@ func toConnect(err error, log *slog.Logger) error {
 	case errors.As(err, &panicked):
 		log.Error("function panicked", "func", panicked.Func, "panic", panicked.Value, "stack", string(panicked.Stack))
 		return connect.NewError(connect.CodeInternal, errors.New("the function "+panicked.Func+" panicked; the pod's log says where"))
+	case errors.As(err, &failed):
+		return connect.NewError(connect.CodeUnknown, failed)
+	case errors.As(err, &timeout):
+		return connect.NewError(connect.CodeDeadlineExceeded, timeout)
+	case errors.As(err, &resource):
+		return connect.NewError(connect.CodeResourceExhausted, resource)
+	case errors.As(err, &crash) && crash.OutOfMemory:
+		return connect.NewError(connect.CodeResourceExhausted, crash)
+	case errors.As(err, &crash):
+		return connect.NewError(connect.CodeAborted, crash)
 	case errors.As(err, &limit):
 		return detailed(connect.CodeResourceExhausted, limit, &aipodv1.SizeLimit{Limit: limit.Limit})
 	case errors.As(err, &budget):

@@ -14,6 +14,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"net/http"
@@ -37,7 +38,8 @@ import (
 // Config is what a Pod needs. OpenModel and DataDir are required.
 type Config struct {
 	// OpenModel makes the model that the pod serves. dir is a directory below
-	// DataDir that is the model's own, and the pod's alone: it is locked.
+	// DataDir that is the model's own, and the pod's alone: it is locked. A model
+	// that is an io.Closer is closed when its instances are.
 	OpenModel func(dir string) (worker.Model, error)
 	// DataDir holds the spool, the model's directory and a lock: one pod a
 	// directory.
@@ -97,6 +99,7 @@ type Pod struct {
 	log    *slog.Logger
 	lock   *flock.Flock
 	spool  *spool.Spool
+	model  worker.Model
 	pool   *worker.Pool
 	table  *job.Table
 	health *grpchealth.StaticChecker
@@ -147,21 +150,21 @@ func Open(cfg Config) (*Pod, error) {
 	if err != nil {
 		return nil, errors.Join(err, lock.Unlock())
 	}
-	model, err := cfg.OpenModel(filepath.Join(cfg.DataDir, "versions"))
+	p.model, err = cfg.OpenModel(filepath.Join(cfg.DataDir, "versions"))
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("open model: %w", err), lock.Unlock())
 	}
-	cfg.Pool.Logger = cfg.Logger
-	p.pool = worker.NewPool(model, cfg.Pool)
+	p.health = grpchealth.NewStaticChecker(services...)
+	cfg.Pool.Logger, cfg.Pool.OnVersion = cfg.Logger, p.onVersion
+	p.pool = worker.NewPool(p.model, cfg.Pool)
 	p.table, err = job.NewTable(job.Config{
 		Spool: p.spool, Runner: p.pool, Store: filepath.Join(cfg.DataDir, "jobs.db"),
 		Explain: func(err error) *job.ExplainedError { return explain(err, cfg.Logger) },
 		TTL:     cfg.JobTTL, MaxAttempts: cfg.MaxAttempts, MaxPayload: cfg.MaxPayload, Logger: cfg.Logger,
 	})
 	if err != nil {
-		return nil, errors.Join(err, p.pool.Close(context.Background()), lock.Unlock())
+		return nil, errors.Join(err, p.pool.Close(context.Background()), p.closeModel(), lock.Unlock())
 	}
-	p.health = grpchealth.NewStaticChecker(services...)
 	p.setHealth(grpchealth.StatusServing)
 	p.mux = p.routes()
 	p.table.Resume()
@@ -191,6 +194,28 @@ func (p *Pod) setHealth(status grpchealth.Status) {
 	for _, service := range append([]string{""}, services...) {
 		p.health.SetStatus(service, status)
 	}
+}
+
+// versionService is the prefix of the health of a version: its name comes next,
+// none for the default version.
+const versionService = "aipod.version/"
+
+// onVersion tells health of a version that goes down or up. One that never went
+// down is unknown to health.
+func (p *Pod) onVersion(version string, up bool) {
+	status := grpchealth.StatusNotServing
+	if up {
+		status = grpchealth.StatusServing
+	}
+	p.health.SetStatus(versionService+version, status)
+}
+
+// closeModel lets go of what the model has besides its instances.
+func (p *Pod) closeModel() error {
+	if c, ok := p.model.(io.Closer); ok {
+		return c.Close()
+	}
+	return nil
 }
 
 // Handler is the whole pod as an http.Handler, for servers other than Serve's.
@@ -266,5 +291,5 @@ func (p *Pod) Close() error {
 	if err != nil {
 		p.log.Warn("functions cut off", "err", err)
 	}
-	return errors.Join(p.table.Close(), p.lock.Unlock())
+	return errors.Join(p.table.Close(), p.closeModel(), p.lock.Unlock())
 }

@@ -113,15 +113,18 @@ func (m *testModel) Load(_ context.Context, version string) (worker.Instance, er
 	if version == "slow" {
 		m.started <- "load"
 		<-m.release
-		return testInstance{m}, nil
+		return testInstance{testModel: m}, nil
 	}
 	if version != "" && version != "v1" {
 		return nil, &worker.VersionError{Version: version, Have: []string{"v1"}}
 	}
-	return testInstance{m}, nil
+	return testInstance{testModel: m}, nil
 }
 
-type testInstance struct{ *testModel }
+type testInstance struct {
+	worker.Lasting
+	*testModel
+}
 
 func (i testInstance) Call(ctx context.Context, c *worker.Call) (json.RawMessage, error) {
 	i.mu.Lock()

@@ -34,7 +34,7 @@ func (h *jobHandler) Run(ctx context.Context, stream *runStream) error {
 	v.send = send
 	// Refusals come before the first message, so that they are Trailers-Only and a
 	// gRPC client's retryPolicy applies to them.
-	if err := h.open(v, open); err != nil {
+	if err := h.open(ctx, v, open); err != nil {
 		return err
 	}
 	if !v.job.Named() {
@@ -72,7 +72,7 @@ func (h *jobHandler) awaitOpen(ctx context.Context, in *runInput, send func(*aip
 }
 
 // open makes the job that the stream is about, or finds it.
-func (h *jobHandler) open(v *view, open *aipodv1.Open) error {
+func (h *jobHandler) open(ctx context.Context, v *view, open *aipodv1.Open) error {
 	spec, err := specFrom(open.GetSpec())
 	if err != nil {
 		return err
@@ -90,6 +90,7 @@ func (h *jobHandler) open(v *view, open *aipodv1.Open) error {
 	if err := h.pod.fits(spec.Size); err != nil {
 		return err
 	}
+	spec.Deadline, _ = ctx.Deadline()
 	v.job, err = h.pod.table.Open(spec)
 	return err
 }

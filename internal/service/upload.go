@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"time"
 
 	"connectrpc.com/connect"
 
@@ -61,12 +62,17 @@ func (u *upload) run() error {
 }
 
 func (u *upload) spec() job.Spec {
+	var deadline time.Time
+	if u.id == "" { // a durable job outlives the call
+		deadline, _ = u.ctx.Deadline()
+	}
 	return job.Spec{
 		Func:     u.fn,
 		Version:  u.kwargs.Version,
 		Kwargs:   u.kwargs.JSON,
 		Size:     u.kwargs.Size,
 		Metadata: metadata(u.conn.RequestHeader()),
+		Deadline: deadline,
 	}
 }
 

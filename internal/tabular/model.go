@@ -165,6 +165,7 @@ func (m *Model) save(v *version) error {
 // An instance runs functions. It holds no version, only a name: calls see what
 // was trained last.
 type instance struct {
+	worker.Lasting
 	model   *Model
 	version string
 }

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/aipod/aipod/internal/spool"
 )
@@ -30,9 +31,24 @@ type Instance interface {
 	// function has written to c.Output. Call must honour ctx: a slot stays taken
 	// for as long as Call runs.
 	Call(ctx context.Context, c *Call) (json.RawMessage, error)
+	// Done is closed when the instance should get no more calls: it has died, or
+	// wants to be replaced. The pool closes it when no call runs. Nil is never.
+	Done() <-chan struct{}
+	// Err says, after Done, why the instance has died; nil if it wants to be
+	// replaced in good order.
+	Err() error
 	// Close releases the instance. No call is running.
 	Close() error
 }
+
+// Lasting is for instances that last until they are closed.
+type Lasting struct{}
+
+// Done implements [Instance].
+func (Lasting) Done() <-chan struct{} { return nil }
+
+// Err implements [Instance].
+func (Lasting) Err() error { return nil }
 
 // A Description tells what a model can do.
 type Description struct {
@@ -46,7 +62,8 @@ type Function struct {
 	Name string
 	Doc  string // one line: what it does, its payload, its kwargs
 	// MakesVersion says that the call's version is what the function makes, not
-	// what it runs on: it runs on the default version.
+	// what it runs on: it runs on the default version, and instances of the version
+	// that it has made are replaced.
 	MakesVersion bool
 }
 
@@ -67,6 +84,8 @@ type Call struct {
 	Kwargs   json.RawMessage   // a JSON object without reserved keys
 	Metadata map[string]string // the caller's metadata, keys in lower case
 	Input    *spool.Blob       // the payload, possibly empty, never nil
+	Attempt  int               // how often the job was begun, from 1; set by Begin
+	Deadline time.Time         // when the caller gives up; zero if it doesn't say
 
 	// Report takes what the function tells of itself while it runs. It is safe
 	// for concurrent use and never blocks. Nil drops everything.
@@ -77,6 +96,11 @@ type Call struct {
 	// OpenOutput makes the output file on the first call and returns the same
 	// writer after that. A job with an output has no JSON result.
 	OpenOutput func() (io.Writer, error)
+	// AdoptOutput is OpenOutput for a function that writes a file by itself. The
+	// file, on the spool's file system, becomes the output. grow says that the first
+	// size bytes of it are there and final. json says that the whole is a JSON
+	// value, a result that is too large for memory.
+	AdoptOutput func(path string, json bool) (grow func(size int64) error, err error)
 }
 
 // A Reporter takes the signs of life of a running call.
@@ -85,6 +109,8 @@ type Reporter interface {
 	Progress(done, total int64, unit, note string)
 	// Log adds a line to the job's log.
 	Log(level slog.Level, line string)
+	// Alive says nothing else.
+	Alive()
 }
 
 // Progress reports progress; see [Reporter].
@@ -94,11 +120,23 @@ func (c *Call) Progress(done, total int64, unit, note string) {
 	}
 }
 
+// Alive is a sign of life without news; see [Reporter].
+func (c *Call) Alive() {
+	if c.Report != nil {
+		c.Report.Alive()
+	}
+}
+
+// Log adds a line to the job's log.
+func (c *Call) Log(level slog.Level, line string) {
+	if c.Report != nil {
+		c.Report.Log(level, line)
+	}
+}
+
 // Logf adds a line at level info to the job's log.
 func (c *Call) Logf(format string, args ...any) {
-	if c.Report != nil {
-		c.Report.Log(slog.LevelInfo, fmt.Sprintf(format, args...))
-	}
+	c.Log(slog.LevelInfo, fmt.Sprintf(format, args...))
 }
 
 // DecodeKwargs decodes the kwargs into the struct that dst points to. A key

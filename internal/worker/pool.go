@@ -29,6 +29,9 @@ type Config struct {
 	// Queue is how many calls may wait for a slot, default 1000, negative for
 	// none. Calls whose instance is being loaded do not count.
 	Queue int
+	// OnVersion is told when a version goes down, because its instances die again
+	// and again, and when it is up again. It must not block. Nil does nothing.
+	OnVersion func(version string, up bool)
 	// Logger takes what has no job to be told to, default slog.Default().
 	Logger *slog.Logger
 }
@@ -46,7 +49,8 @@ type Pool struct {
 
 	mu        sync.Mutex
 	instances []*instance
-	queue     []*ticket // waiting, in order of arrival
+	fates     map[string]*fate // by version, of those that have died lately
+	queue     []*ticket        // waiting, in order of arrival
 	running   int
 	closed    bool
 	idle      chan struct{} // closed when closed and running == 0
@@ -57,6 +61,7 @@ type instance struct {
 	version string
 	loaded  Instance // nil while loading
 	busy    int      // slots taken
+	retired bool     // gets no more calls, and is closed when none runs
 }
 
 // A ticket is a call that waits for a slot.
@@ -94,11 +99,17 @@ func NewPool(model Model, cfg Config) *Pool {
 	if cfg.Queue == 0 {
 		cfg.Queue = 1000
 	}
+	if cfg.OnVersion == nil {
+		cfg.OnVersion = func(string, bool) {}
+	}
 	if cfg.Logger == nil {
 		cfg.Logger = slog.Default()
 	}
 	ctx, cancel := context.WithCancel(context.Background())
-	return &Pool{model: model, cfg: cfg, log: cfg.Logger, ctx: ctx, cancel: cancel, idle: make(chan struct{})}
+	return &Pool{
+		model: model, cfg: cfg, log: cfg.Logger, ctx: ctx, cancel: cancel,
+		fates: map[string]*fate{}, idle: make(chan struct{}),
+	}
 }
 
 // Describe tells what the model can do.
@@ -108,7 +119,7 @@ func (p *Pool) Describe() Description { return p.model.Describe() }
 // observe is told of each stage as it begins; it must not block. Errors are the
 // function's own, or *FunctionError, *VersionError, *QueueFullError,
 // *PanicError, ErrClosed, or the cause of ctx.
-func (p *Pool) Run(ctx context.Context, c *Call, observe func(Stage)) (json.RawMessage, error) {
+func (p *Pool) Run(ctx context.Context, c *Call, observe func(Stage)) (result json.RawMessage, err error) {
 	fn, err := p.model.Describe().Function(c.Func)
 	if err != nil {
 		return nil, err
@@ -122,6 +133,7 @@ func (p *Pool) Run(ctx context.Context, c *Call, observe func(Stage)) (json.RawM
 		return nil, err
 	}
 	defer p.release(inst)
+	defer func() { p.called(inst, fn, c, err) }()
 	if c.Begin != nil {
 		if err := c.Begin(); err != nil {
 			return nil, err
@@ -129,6 +141,24 @@ func (p *Pool) Run(ctx context.Context, c *Call, observe func(Stage)) (json.RawM
 	}
 	observe(Running)
 	return call(ctx, inst.loaded, c)
+}
+
+// called notes what a call says of its version: one that ended by itself is a sign
+// of health, one that has made a version outdates that version's instances.
+func (p *Pool) called(inst *instance, fn Function, c *Call, err error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	var crash *CrashError
+	if !errors.As(err, &crash) {
+		p.livesLocked(inst.version)
+	}
+	if err == nil && fn.MakesVersion && c.Version != "" {
+		for _, other := range slices.Clone(p.instances) {
+			if other.version == c.Version && other.loaded != nil {
+				p.retireLocked(other)
+			}
+		}
+	}
 }
 
 // call runs the function and turns a panic into an error.
@@ -225,6 +255,9 @@ func (p *Pool) release(inst *instance) {
 	defer p.mu.Unlock()
 	inst.busy--
 	p.running--
+	if inst.retired && inst.busy == 0 {
+		p.dropLocked(inst)
+	}
 	p.dispatch()
 	if p.closed && p.running == 0 {
 		close(p.idle)
@@ -273,7 +306,7 @@ func (p *Pool) dispatch() {
 
 func (p *Pool) free(version string, reserved map[*instance]bool) *instance {
 	for _, inst := range p.instances {
-		if inst.version == version && inst.loaded != nil && inst.busy < p.cfg.Slots && !reserved[inst] {
+		if inst.version == version && inst.loaded != nil && !inst.retired && inst.busy < p.cfg.Slots && !reserved[inst] {
 			return inst
 		}
 	}
@@ -292,7 +325,7 @@ func (p *Pool) coming(version string, promised map[*instance]int) *instance {
 func (p *Pool) leastBusy(version string, reserved map[*instance]bool) *instance {
 	var least *instance
 	for _, inst := range p.instances {
-		if inst.version == version || inst.loaded == nil || reserved[inst] {
+		if inst.version == version || inst.loaded == nil || inst.retired || reserved[inst] {
 			continue
 		}
 		if least == nil || inst.busy < least.busy {
@@ -308,7 +341,7 @@ func (p *Pool) load(version string) *instance {
 	var evicted *instance
 	if len(p.instances) >= p.cfg.Instances {
 		i := slices.IndexFunc(p.instances, func(inst *instance) bool {
-			return inst.version != version && inst.loaded != nil && inst.busy == 0
+			return inst.version != version && inst.loaded != nil && !inst.retired && inst.busy == 0
 		})
 		if i < 0 {
 			return nil
@@ -322,10 +355,28 @@ func (p *Pool) load(version string) *instance {
 		if evicted != nil { // first, so that both are never in memory
 			p.closeInstance(evicted)
 		}
-		loaded, err := p.loadModel(version)
+		loaded, err := p.loadPatiently(version)
 		p.loadEnded(inst, loaded, err)
 	})
 	return inst
+}
+
+// loadPatiently loads a version when it may be, and again if it dies over that.
+func (p *Pool) loadPatiently(version string) (loaded Instance, err error) {
+	for range maxStarts {
+		if err := p.pause(version); err != nil {
+			return nil, err
+		}
+		loaded, err = p.loadModel(version)
+		var crash *CrashError
+		if !errors.As(err, &crash) {
+			break
+		}
+		p.mu.Lock()
+		p.diesLocked(version, err)
+		p.mu.Unlock()
+	}
+	return loaded, err
 }
 
 func (p *Pool) loadModel(version string) (loaded Instance, err error) {
@@ -343,6 +394,7 @@ func (p *Pool) loadEnded(inst *instance, loaded Instance, err error) {
 	if err == nil {
 		inst.loaded = loaded
 		p.log.Info("instance loaded", "version", inst.version)
+		p.wg.Go(func() { p.watch(inst) })
 		p.dispatch()
 		return
 	}
@@ -361,6 +413,51 @@ func (p *Pool) refuse(err error, match func(*ticket) bool) {
 		}
 		t.grant <- grant{err: err}
 		return true
+	})
+}
+
+// watch waits until an instance should get no more calls.
+func (p *Pool) watch(inst *instance) {
+	select {
+	case <-inst.loaded.Done():
+	case <-p.ctx.Done(): // Close does it
+		return
+	}
+	err := inst.loaded.Err()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if err != nil && !inst.retired {
+		p.diesLocked(inst.version, err)
+	}
+	p.retireLocked(inst)
+	p.dispatch()
+}
+
+// retireLocked has an instance get no more calls. p.mu is held.
+func (p *Pool) retireLocked(inst *instance) {
+	if inst.retired {
+		return
+	}
+	inst.retired = true
+	if inst.busy == 0 {
+		p.dropLocked(inst)
+	}
+}
+
+// dropLocked closes a retired instance. Its place is free when that is done, so
+// that it and the next are never both in memory. p.mu is held.
+func (p *Pool) dropLocked(inst *instance) {
+	if !slices.Contains(p.instances, inst) {
+		return // evicted
+	}
+	p.wg.Go(func() {
+		p.closeInstance(inst)
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		p.instances = slices.DeleteFunc(p.instances, func(i *instance) bool { return i == inst })
+		if !p.closed {
+			p.dispatch()
+		}
 	})
 }
 
@@ -395,8 +492,15 @@ func (p *Pool) Close(ctx context.Context) error {
 			return fmt.Errorf("close pool: %d calls were still running: %w", running, context.Cause(ctx))
 		}
 	}
+	p.mu.Lock()
+	for _, inst := range slices.Clone(p.instances) {
+		if inst.loaded != nil {
+			p.retireLocked(inst)
+		}
+	}
+	p.mu.Unlock()
 	p.wg.Wait()
-	for _, inst := range p.instances {
+	for _, inst := range p.instances { // loaded meanwhile
 		p.closeInstance(inst)
 	}
 	p.instances = nil

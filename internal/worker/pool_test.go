@@ -36,10 +36,17 @@ func (m *fakeModel) Load(ctx context.Context, version string) (Instance, error) 
 	if n := m.open.Add(1); n > m.peak.Load() {
 		m.peak.Store(n)
 	}
-	return &fakeInstance{model: m}, nil
+	return &fakeInstance{model: m, done: make(chan struct{})}, nil
 }
 
-type fakeInstance struct{ model *fakeModel }
+type fakeInstance struct {
+	model *fakeModel
+	done  chan struct{}
+	err   error
+}
+
+func (i *fakeInstance) Done() <-chan struct{} { return i.done }
+func (i *fakeInstance) Err() error            { return i.err }
 
 func (i *fakeInstance) Call(ctx context.Context, c *Call) (json.RawMessage, error) {
 	if i.model.call == nil {

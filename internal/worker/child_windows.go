@@ -1,0 +1,5 @@
+package worker
+
+import "syscall"
+
+func signalGroup(int, syscall.Signal) error { return nil }
