@@ -18,7 +18,6 @@ import (
 
 	"github.com/aipod/aipod/internal/flagenv"
 	"github.com/aipod/aipod/internal/service"
-	"github.com/aipod/aipod/internal/tabular"
 	"github.com/aipod/aipod/internal/worker"
 )
 
@@ -33,7 +32,8 @@ const (
 // options are the flags.
 type options struct {
 	listen      string
-	model       string
+	model       modelOptions
+	command     []string // of the model
 	logFormat   string
 	logLevel    string
 	maxPayload  flagenv.Size
@@ -45,7 +45,7 @@ type options struct {
 }
 
 // run is the whole command; it returns the exit code.
-func run(args []string, env func(string) (string, bool), stderr io.Writer) int {
+func run(args []string, env func(string) (string, bool), stdout, stderr io.Writer) int {
 	opts := options{
 		maxMessage: 64 << 20,
 		streamWin:  8 << 20,
@@ -53,27 +53,34 @@ func run(args []string, env func(string) (string, bool), stderr io.Writer) int {
 	}
 	code := exitOK
 	cmd := &cobra.Command{
-		Use:   "server [flags]",
+		Use:   "server [flags] [-- COMMAND…]",
 		Short: "A pod: it moves payloads of any size to a model's functions, and results back",
 		Long: `A pod: it moves payloads of any size to a model's functions, and results back.
+
+The model is a built-in one; or worker processes of COMMAND, which speak the
+protocol of docs/workers.md; or with --exec any program, started for each call;
+or with --upstream an HTTP server that runs already.
 
 It speaks gRPC, gRPC-Web and Connect on one port. SIGTERM, SIGINT and SIGHUP
 drain it: running jobs finish, new ones are refused; a second signal ends it at
 once.`,
 		Example: `  server
+  server -- python3 model.py
+  server --exec --func thumb -- convert - -resize '{size}' png:-
+  server --upstream http://127.0.0.1:8000 --func predict
   server --listen 0.0.0.0:50051 --data-dir /var/lib/aipod
   server --tls-cert cert.pem --tls-key key.pem
   AIPOD_LISTEN=127.0.0.1:0 server --log-format json`,
-		Args:          cobra.NoArgs,
+		Args:          commandArgs,
 		SilenceErrors: true,
 		SilenceUsage:  true,
 	}
 	f := cmd.Flags()
 	f.StringVar(&opts.listen, "listen", "127.0.0.1:50051", "address to listen on; port 0 takes a free one, which the log line \"listening\" names")
 	f.StringVar(&opts.pod.DataDir, "data-dir", "aipod-data", "directory for payloads and trained versions; one pod a directory")
-	f.StringVar(&opts.model, "model", "tabular", "the built-in model to serve: tabular")
+	opts.model.bind(f)
 	f.IntVar(&opts.pod.Pool.Instances, "instances", 2, "model instances loaded at once, over all versions")
-	f.IntVar(&opts.pod.Pool.Slots, "slots", 4, "calls that run at once in one instance")
+	f.IntVar(&opts.pod.Pool.Slots, "slots", 0, "calls that run at once in one instance (default 4, but 1 for worker processes)")
 	f.IntVar(&opts.pod.Pool.Queue, "queue", 1000, "calls that may wait for a slot; -1 for none")
 	f.DurationVar(&opts.pod.Heartbeat, "heartbeat", time.Second, "longest silence in an answer, 200ms to 30s")
 	f.Var(&opts.maxPayload, "max-payload", "largest payload and largest output; 0 for no limit but the spool's")
@@ -93,9 +100,16 @@ once.`,
 	f.StringVar(&opts.logFormat, "log-format", "auto", "auto, text or json; auto is text on a terminal")
 	f.StringVar(&opts.logLevel, "log-level", "info", "debug, info, warn or error")
 	apply := flagenv.Bind(f, "AIPOD", env)
-	cmd.RunE = func(*cobra.Command, []string) error {
+	cmd.RunE = func(_ *cobra.Command, command []string) error {
 		if err := apply(); err != nil {
 			return err
+		}
+		if err := opts.model.check(command, f.Changed); err != nil {
+			return err
+		}
+		opts.command = command
+		if opts.pod.Pool.Slots == 0 && len(command) > 0 && !opts.model.exec {
+			opts.pod.Pool.Slots = 1
 		}
 		log, err := newLogger(stderr, opts.logFormat, opts.logLevel)
 		if err != nil {
@@ -104,13 +118,24 @@ once.`,
 		code = serve(opts, log)
 		return nil
 	}
+	cmd.AddCommand(checkCommand(stdout, stderr, &code))
+	cmd.CompletionOptions.DisableDefaultCmd = true
 	cmd.SetArgs(args)
+	cmd.SetOut(stdout)
 	cmd.SetErr(stderr)
 	if err := cmd.Execute(); err != nil {
 		fmt.Fprintf(stderr, "server: %v; see server --help\n", err)
 		return exitUsage
 	}
 	return code
+}
+
+// commandArgs takes arguments only after "--": they are the worker's command.
+func commandArgs(cmd *cobra.Command, args []string) error {
+	if dash := cmd.ArgsLenAtDash(); len(args) > 0 && dash != 0 {
+		return fmt.Errorf("unknown argument %q: a worker's command comes after --", args[0])
+	}
+	return nil
 }
 
 // serve runs the pod until a signal has drained it.
@@ -128,18 +153,8 @@ func serve(opts options, log *slog.Logger) int {
 		cfg.Transport.StreamWindow = int(opts.streamWin)
 		cfg.Transport.ConnWindow = int(opts.connWin)
 		cfg.Logger = log
-		if opts.model != "tabular" {
-			return fmt.Errorf("unknown model %q: the built-in one is tabular", opts.model)
-		}
-		cfg.OpenModel = func(dir string) (worker.Model, error) {
-			model, err := tabular.Open(dir)
-			if err != nil {
-				return nil, err
-			}
-			for _, v := range model.SetAside() {
-				log.Warn("version set aside, it can't be used", "file", v.Path, "err", v.Err)
-			}
-			return model, nil
+		cfg.OpenModel = func(string) (worker.Model, error) {
+			return opts.model.open(ctx, opts.command, cfg.DataDir, cfg.Pool.Slots, log)
 		}
 		pod, err := service.Open(cfg)
 		if err != nil {
