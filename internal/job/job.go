@@ -219,15 +219,7 @@ func (j *Job) place() {
 // as it is recorded, for the next process.
 func (j *Job) run(blob *spool.Blob) {
 	defer j.table.functionEnded(j)
-	out := &outputWriter{job: j, ctx: j.ctx}
-	value, err := j.runFunction(blob, out)
-	for j.mayRunAgain(err) {
-		if err = j.dropOutput(); err != nil {
-			break
-		}
-		out = &outputWriter{job: j, ctx: j.ctx}
-		value, err = j.runFunction(blob, out)
-	}
+	value, out, err := j.runAttempts(blob)
 	j.mu.Lock()
 	j.place()
 	j.mu.Unlock()
@@ -244,6 +236,29 @@ func (j *Job) run(blob *spool.Blob) {
 		return
 	}
 	j.finish(result, err)
+}
+
+// runAttempts has the function run, and again if its worker dies under it and it
+// may be.
+func (j *Job) runAttempts(blob *spool.Blob) (value json.RawMessage, out *outputWriter, err error) {
+	for {
+		before := j.attempts()
+		out = &outputWriter{job: j, ctx: j.ctx}
+		value, err = j.runFunction(blob, out)
+		if j.attempts() == before || !j.mayRunAgain(err) { // or not begun: its version can't be loaded
+			return value, out, err
+		}
+		if err := j.dropOutput(); err != nil {
+			return nil, out, err
+		}
+	}
+}
+
+// attempts is how often the function was begun.
+func (j *Job) attempts() int {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.attempt
 }
 
 // maxKilled is under how many workers' deaths a job fails, however many attempts

@@ -384,7 +384,7 @@ func (c *checker) shutdown(context.Context) error {
 func (c *checker) podGone(context.Context) error {
 	p := c.process()
 	c.inst = nil
-	if err := p.stream.conn.(interface{ CloseWrite() error }).CloseWrite(); err != nil {
+	if err := p.conn.conn.(interface{ CloseWrite() error }).CloseWrite(); err != nil {
 		return err
 	}
 	if p.child.waitFor(5 * time.Second) {

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -104,6 +105,7 @@ type Command struct {
 	description Description
 	first       Instance // of the default version, until somebody loads it
 	serial      int      // of processes
+	live        map[*process]bool
 }
 
 var (
@@ -126,19 +128,28 @@ func OpenCommand(ctx context.Context, cfg CommandConfig) (*Command, error) {
 			return nil, fmt.Errorf("open worker: %w", err)
 		}
 	}
-	m := &Command{cfg: cfg}
+	m := &Command{cfg: cfg, live: map[*process]bool{}}
 	if m.first, err = m.start(ctx, ""); err != nil {
 		return nil, fmt.Errorf("open worker: %w", err)
 	}
 	return m, nil
 }
 
-// Close ends the process that nobody has loaded.
+// Close ends the process that nobody has loaded, and kills those in which calls
+// still run, with all their children.
 func (m *Command) Close() error {
+	var err error
 	if first := m.takeFirst(); first != nil {
-		return first.Close()
+		err = first.Close()
 	}
-	return nil
+	m.mu.Lock()
+	live := slices.Collect(maps.Keys(m.live))
+	m.mu.Unlock()
+	for _, p := range live {
+		p.kill("the pod shuts down")
+		<-p.gone
+	}
+	return err
 }
 
 func (m *Command) takeFirst() Instance {

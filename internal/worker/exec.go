@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -15,6 +16,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 )
@@ -39,6 +41,9 @@ type ExecConfig struct {
 // An Exec is a model that is a program.
 type Exec struct {
 	cfg ExecConfig
+
+	mu   sync.Mutex
+	live map[*child]bool
 }
 
 var _ Model = (*Exec)(nil)
@@ -64,7 +69,30 @@ func OpenExec(cfg ExecConfig) (*Exec, error) {
 	if err := os.MkdirAll(cfg.WorkDir, 0o700); err != nil {
 		return nil, fmt.Errorf("open command: %w", err)
 	}
-	return &Exec{cfg: cfg}, nil
+	return &Exec{cfg: cfg, live: map[*child]bool{}}, nil
+}
+
+// Close kills what still runs, with all its children.
+func (m *Exec) Close() error {
+	m.mu.Lock()
+	live := slices.Collect(maps.Keys(m.live))
+	m.mu.Unlock()
+	for _, c := range live {
+		c.stop(0, syscall.SIGKILL)
+	}
+	return nil
+}
+
+// lives notes that a process runs, and returns what notes its end.
+func (m *Exec) lives(c *child) (ends func()) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.live[c] = true
+	return func() {
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		delete(m.live, c)
+	}
 }
 
 // checkFunctions checks names that somebody has chosen.
@@ -151,6 +179,7 @@ func (i execInstance) Call(ctx context.Context, c *Call) (json.RawMessage, error
 	if err != nil {
 		return nil, err
 	}
+	defer i.model.lives(p)()
 	select {
 	case <-p.done:
 	case <-ctx.Done():

@@ -1,7 +1,6 @@
 package worker
 
 import (
-	"context"
 	"fmt"
 	"log/slog"
 	"syscall"
@@ -25,7 +24,7 @@ func (p *process) cancel(r *runningCall) {
 	}
 	// It may block on a worker that doesn't read; the ladder doesn't wait for it.
 	go func() {
-		if err := p.conn.Notify(context.Background(), "cancel", cancelParams{r.JobID}); err != nil {
+		if err := p.conn.notify("cancel", cancelParams{r.JobID}); err != nil {
 			p.log.Debug("worker not told of a cancellation", "err", err)
 		}
 	}()

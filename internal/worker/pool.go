@@ -62,6 +62,7 @@ type instance struct {
 	loaded  Instance // nil while loading
 	busy    int      // slots taken
 	retired bool     // gets no more calls, and is closed when none runs
+	dropped bool     // is being closed
 }
 
 // A ticket is a call that waits for a slot.
@@ -255,7 +256,7 @@ func (p *Pool) release(inst *instance) {
 	defer p.mu.Unlock()
 	inst.busy--
 	p.running--
-	if inst.retired && inst.busy == 0 {
+	if !p.lastsLocked(inst) && inst.busy == 0 {
 		p.dropLocked(inst)
 	}
 	p.dispatch()
@@ -306,7 +307,7 @@ func (p *Pool) dispatch() {
 
 func (p *Pool) free(version string, reserved map[*instance]bool) *instance {
 	for _, inst := range p.instances {
-		if inst.version == version && inst.loaded != nil && !inst.retired && inst.busy < p.cfg.Slots && !reserved[inst] {
+		if inst.version == version && inst.loaded != nil && inst.busy < p.cfg.Slots && !reserved[inst] && p.lastsLocked(inst) {
 			return inst
 		}
 	}
@@ -423,14 +424,28 @@ func (p *Pool) watch(inst *instance) {
 	case <-p.ctx.Done(): // Close does it
 		return
 	}
-	err := inst.loaded.Err()
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if err != nil && !inst.retired {
+	p.lastsLocked(inst)
+	p.dispatch()
+}
+
+// lastsLocked says whether an instance may get calls, and retires one that is
+// done, perhaps before watch has seen that. p.mu is held.
+func (p *Pool) lastsLocked(inst *instance) bool {
+	if inst.retired {
+		return false
+	}
+	select {
+	case <-inst.loaded.Done():
+	default:
+		return true
+	}
+	if err := inst.loaded.Err(); err != nil {
 		p.diesLocked(inst.version, err)
 	}
 	p.retireLocked(inst)
-	p.dispatch()
+	return false
 }
 
 // retireLocked has an instance get no more calls. p.mu is held.
@@ -447,9 +462,10 @@ func (p *Pool) retireLocked(inst *instance) {
 // dropLocked closes a retired instance. Its place is free when that is done, so
 // that it and the next are never both in memory. p.mu is held.
 func (p *Pool) dropLocked(inst *instance) {
-	if !slices.Contains(p.instances, inst) {
-		return // evicted
+	if inst.dropped || !slices.Contains(p.instances, inst) {
+		return // or evicted
 	}
+	inst.dropped = true
 	p.wg.Go(func() {
 		p.closeInstance(inst)
 		p.mu.Lock()

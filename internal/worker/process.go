@@ -1,7 +1,6 @@
 package worker
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -16,12 +15,11 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/sourcegraph/jsonrpc2"
 	"golang.org/x/time/rate"
 )
 
-// A process is an instance of a version in a process of its own. One goroutine
-// reads what it says, one waits for its end, one looks after its calls.
+// A process is an instance of a version in a process of its own. A goroutine waits
+// for its end and looks after its calls; what it says is read as rpcConn says.
 type process struct {
 	model   *Command
 	cfg     *CommandConfig
@@ -29,9 +27,8 @@ type process struct {
 	what    string // in errors
 	log     *slog.Logger
 	dir     string // its directory, with one for each slot
-	stream  *lineStream
 	child   *child
-	conn    *jsonrpc2.Conn
+	conn    *rpcConn
 	begun   time.Time
 	lines   *rate.Limiter // of log notifications
 	done    chan struct{} // closed when it gets no more calls
@@ -99,29 +96,25 @@ func (p *process) launch() (err error) {
 	if err := os.MkdirAll(filepath.Join(p.dir, "process"), 0o700); err != nil {
 		return fmt.Errorf("start %s: %w", p.what, err)
 	}
-	stream, socket, err := socketPair()
+	conn, socket, err := newRPC(p.log, p.noted)
 	if err != nil {
 		return errors.Join(err, os.RemoveAll(p.dir))
 	}
-	p.stream = stream
+	p.conn = conn
 	p.child, err = startChild(childConfig{
 		what: p.what, command: p.cfg.Command, files: []*os.File{socket}, line: p.printed,
 		env: environment(append([]string{"AIPOD_FD=" + strconv.Itoa(workerDescriptor)}, p.cfg.Env...)...),
 	})
 	err = errors.Join(err, socket.Close())
 	if err != nil {
-		return errors.Join(err, stream.Close(), os.RemoveAll(p.dir))
+		conn.close(nil)
+		return errors.Join(err, os.RemoveAll(p.dir))
 	}
-	p.conn = jsonrpc2.NewConn(context.Background(), stream, p, jsonrpc2.SetLogger(strange{p.log}))
+	p.model.mu.Lock()
+	p.model.live[p] = true
+	p.model.mu.Unlock()
 	go p.wait()
 	return nil
-}
-
-// strange takes what jsonrpc2 finds strange.
-type strange struct{ log *slog.Logger }
-
-func (s strange) Printf(format string, v ...any) {
-	s.log.Warn("worker protocol", "what", strings.TrimSpace(fmt.Sprintf(format, v...)))
 }
 
 // wait sees the end of the process, and cleans up.
@@ -129,15 +122,16 @@ func (p *process) wait() {
 	tick := time.NewTicker(min(time.Second, p.cfg.CancelGrace/4))
 	defer tick.Stop()
 	defer close(p.gone)
-	disconnected := p.conn.DisconnectNotify()
+	disconnected := p.conn.closed
 	for {
 		select {
 		case <-tick.C:
 			p.supervise()
+			p.conn.poll()
 			continue
 		case <-disconnected:
 			// Who has closed the socket exits; who spoke nonsense does not.
-			if p.stream.blamed() != nil || !p.child.waitFor(time.Second) {
+			if p.conn.blamed() != nil || !p.child.waitFor(time.Second) {
 				p.kill("it has closed its socket")
 			}
 			disconnected = nil
@@ -156,7 +150,10 @@ func (p *process) wait() {
 	}
 	p.retireLocked(err)
 	p.mu.Unlock()
-	_ = p.conn.Close() // it may be closed already
+	p.model.mu.Lock()
+	delete(p.model.live, p)
+	p.model.mu.Unlock()
+	p.conn.close(nil)
 	if err := os.RemoveAll(p.dir); err != nil {
 		p.log.Warn("work directory not removed", "err", err)
 	}
@@ -165,8 +162,11 @@ func (p *process) wait() {
 // deathLocked is why the process has ended. p.mu is held, the child done.
 func (p *process) deathLocked() error {
 	fault := p.fault
-	if broken := p.stream.blamed(); broken != nil {
-		fault = fmt.Sprintf("it wrote a line to its socket that is not of the protocol (%v)", broken)
+	switch broken := p.conn.blamed(); {
+	case errors.Is(broken, errNotProtocol):
+		fault = fmt.Sprintf("it wrote a line to its socket that is %v", broken)
+	case broken != nil:
+		fault = broken.Error()
 	}
 	err := p.child.exit()
 	var crash *CrashError
@@ -218,16 +218,23 @@ func (p *process) Err() error {
 func (p *process) initialize(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, p.cfg.StartTimeout)
 	defer cancel()
-	var result initializeResult
-	err := p.conn.Call(ctx, "initialize", initializeParams{
+	call, err := p.conn.send("initialize", initializeParams{
 		Protocol: protocolVersion, Version: p.version, Slots: p.cfg.Slots,
 		WorkDir: filepath.Join(p.dir, "process"), DataDir: p.cfg.DataDir, Config: p.cfg.Settings,
-	}, &result)
-	var refusal *jsonrpc2.Error
+	})
+	var answer json.RawMessage
+	if err == nil {
+		answer, err = p.conn.wait(ctx, call)
+	}
+	var refusal *rpcError
 	switch {
 	case err == nil:
-		if err := p.model.describe(p.version, result); err != nil {
-			return fmt.Errorf("%s can't be used: %w", p.what, err)
+		var result initializeResult
+		if err = json.Unmarshal(answer, &result); err == nil {
+			err = p.model.describe(p.version, result)
+		}
+		if err != nil {
+			return fmt.Errorf("%s can't be used: its answer to initialize: %w", p.what, err)
 		}
 		return nil
 	case ctx.Err() != nil && context.Cause(ctx) == context.DeadlineExceeded:
@@ -237,11 +244,10 @@ func (p *process) initialize(ctx context.Context) error {
 		return context.Cause(ctx)
 	case errors.As(err, &refusal):
 		return refused(refusal, "load", &Call{Version: p.version}, p.model)
-	case errors.Is(err, jsonrpc2.ErrClosed):
+	case errors.Is(err, errDisconnected):
 		return p.death()
 	}
-	// The answer was not of the form that it should have.
-	return fmt.Errorf("%s can't be used: its answer to initialize: %w", p.what, err)
+	return err
 }
 
 // Call implements [Instance].
@@ -252,7 +258,10 @@ func (p *process) Call(ctx context.Context, c *Call) (json.RawMessage, error) {
 		defer cancel()
 	}
 	r, err := p.begin(c)
-	if err != nil {
+	switch {
+	case errors.Is(err, fs.ErrNotExist): // the process has just ended, and its directory is gone
+		return nil, p.death()
+	case err != nil:
 		return nil, err
 	}
 	defer p.end(r)
@@ -263,15 +272,14 @@ func (p *process) Call(ctx context.Context, c *Call) (json.RawMessage, error) {
 	if deadline, ok := ctx.Deadline(); ok && (params.Deadline == nil || deadline.Before(*params.Deadline)) {
 		params.Deadline = &deadline
 	}
-	waiter, err := p.conn.DispatchCall(ctx, "call", params)
-	if err != nil {
-		return nil, p.broken(err)
+	call, err := p.conn.send("call", params)
+	var answer json.RawMessage
+	if err == nil {
+		answer, err = p.conn.wait(ctx, call)
 	}
-	var result callResult
-	err = waiter.Wait(ctx, &result)
 	if err != nil && ctx.Err() != nil {
 		p.cancel(r)
-		if err := waiter.Wait(context.Background(), &result); errors.Is(err, jsonrpc2.ErrClosed) {
+		if _, err := p.conn.wait(context.Background(), call); errors.Is(err, errDisconnected) {
 			<-p.gone
 		}
 		return nil, context.Cause(ctx)
@@ -279,26 +287,22 @@ func (p *process) Call(ctx context.Context, c *Call) (json.RawMessage, error) {
 	p.mu.Lock()
 	overflow := r.refused
 	p.mu.Unlock()
-	var refusal *jsonrpc2.Error
+	var refusal *rpcError
 	switch {
 	case overflow != nil:
 		return nil, overflow
-	case err == nil:
-		return r.result(result)
 	case errors.As(err, &refusal):
 		return nil, refused(refusal, c.Func, c, p.model)
-	case errors.Is(err, jsonrpc2.ErrClosed):
-		return nil, p.broken(err)
+	case errors.Is(err, errDisconnected):
+		return nil, p.death()
+	case err != nil:
+		return nil, err
 	}
-	return nil, &FunctionFailure{Func: c.Func, Reason: fmt.Sprintf("the worker's answer is not of the protocol: %v", err)}
-}
-
-// broken is the error of a call whose connection has ended.
-func (p *process) broken(err error) error {
-	if !errors.Is(err, jsonrpc2.ErrClosed) && p.stream.blamed() == nil {
-		return fmt.Errorf("call %s: %w", p.what, err)
+	var result callResult
+	if err := json.Unmarshal(answer, &result); err != nil {
+		return nil, &FunctionFailure{Func: c.Func, Reason: fmt.Sprintf("the worker's answer is not of the protocol: %v", err)}
 	}
-	return p.death()
+	return r.result(result)
 }
 
 func (p *process) begin(c *Call) (*runningCall, error) {
@@ -410,7 +414,7 @@ func (r *runningCall) result(result callResult) (json.RawMessage, error) {
 		if len(result.Value) == 0 {
 			return json.RawMessage("null"), nil
 		}
-		return bytes.Clone(result.Value), nil
+		return result.Value, nil
 	}
 	if err := r.growTo(*result.OutputSize, result.OutputJSON); err != nil {
 		return nil, fmt.Errorf("the worker's output: %w", err)
@@ -434,13 +438,13 @@ func (r *runningCall) growTo(size int64, json bool) (err error) {
 }
 
 // refused is an error that the worker has answered.
-func refused(e *jsonrpc2.Error, fn string, c *Call, m *Command) error {
+func refused(e *rpcError, fn string, c *Call, m *Command) error {
 	var data struct {
 		Versions  []string `json:"versions"`
 		Traceback string   `json:"traceback"`
 	}
 	if e.Data != nil {
-		_ = json.Unmarshal(*e.Data, &data) // what isn't of the protocol is left out
+		_ = json.Unmarshal(e.Data, &data) // what isn't of the protocol is left out
 	}
 	for line := range strings.Lines(data.Traceback) {
 		c.Log(slog.LevelError, printable([]byte(strings.TrimRight(line, "\r\n"))))
@@ -461,20 +465,12 @@ func refused(e *jsonrpc2.Error, fn string, c *Call, m *Command) error {
 	return &FunctionFailure{Func: fn, Reason: message}
 }
 
-// Handle takes what the worker says by itself. It is for jsonrpc2, which calls it
-// from the goroutine that reads, in the order of what was said.
-func (p *process) Handle(ctx context.Context, conn *jsonrpc2.Conn, req *jsonrpc2.Request) {
-	if !req.Notif {
-		refusal := &jsonrpc2.Error{Code: jsonrpc2.CodeMethodNotFound, Message: "the pod answers no requests"}
-		if err := conn.ReplyWithError(ctx, req.ID, refusal); err != nil {
-			p.log.Debug("worker not answered", "err", err)
-		}
-		return
-	}
+// noted takes what the worker says by itself, in its order.
+func (p *process) noted(method string, params json.RawMessage) {
 	var note workerNote
-	if req.Params != nil {
-		if err := json.Unmarshal(*req.Params, &note); err != nil {
-			p.log.Warn("worker protocol", "method", req.Method, "err", err)
+	if len(params) > 0 {
+		if err := json.Unmarshal(params, &note); err != nil {
+			p.log.Warn("worker protocol", "method", method, "err", err)
 			return
 		}
 	}
@@ -485,16 +481,16 @@ func (p *process) Handle(ctx context.Context, conn *jsonrpc2.Conn, req *jsonrpc2
 	}
 	p.mu.Unlock()
 	switch {
-	case req.Method == "beat":
+	case method == "beat":
 		p.beat()
-	case req.Method == "versions":
+	case method == "versions":
 		p.model.setVersions(note.Versions)
-	case req.Method == "log":
+	case method == "log":
 		p.logged(r, note)
 	case r == nil: // late
-	case req.Method == "progress":
+	case method == "progress":
 		r.Progress(note.Done, note.Total, note.Unit, note.Note)
-	case req.Method == "output":
+	case method == "output":
 		if err := r.growTo(note.Size, false); err != nil {
 			p.mu.Lock()
 			refuses := r.refused == nil
@@ -564,7 +560,7 @@ func (p *process) Close() error {
 	p.closing = true
 	p.retireLocked(nil)
 	p.mu.Unlock()
-	if err := p.conn.Notify(context.Background(), "shutdown", struct{}{}); err == nil && p.child.waitFor(p.cfg.StopGrace) {
+	if err := p.conn.notify("shutdown", struct{}{}); err == nil && p.child.waitFor(p.cfg.StopGrace) {
 		<-p.gone
 		if err := p.child.exit(); err != nil {
 			return fmt.Errorf("shutdown: %w", err)

@@ -373,8 +373,8 @@ func TestProcessDies(t *testing.T) {
 		"terminated": {testKwargs{What: "signal", Code: 15}, "signal 15 (terminated)", ""},
 		"exit 3":     {testKwargs{What: "exit", Code: 3}, "exit status 3", "Traceback: it went wrong"},
 		"exit 0":     {testKwargs{What: "exit", Code: 0}, "exit status 0, though calls were running", "Traceback: it went wrong"},
-		"nonsense":   {testKwargs{What: "raw", Text: "print of a library"}, "killed, for it wrote a line to its socket that is not of the protocol (invalid character 'p' looking for beginning of value: \"print of a library\\n\")", ""},
-		"long line":  {testKwargs{What: "long line", Size: maxMessage + 1}, "killed, for it wrote a line to its socket that is not of the protocol (it is longer than 16 MiB: large results go to output_path)", ""},
+		"nonsense":   {testKwargs{What: "raw", Text: "print of a library"}, "killed, for it wrote a line to its socket that is not of the protocol: invalid character 'p' looking for beginning of value: \"print of a library\\n\"", ""},
+		"long line":  {testKwargs{What: "long line", Size: maxMessage + 1}, "killed, for it wrote a line to its socket that is not of the protocol: it is longer than 16 MiB, large results go to output_path", ""},
 	} {
 		t.Run(name, func(t *testing.T) {
 			r := newRig(t, nil)
@@ -402,8 +402,8 @@ func TestProcessUnknownAnswer(t *testing.T) {
 
 func TestProcessAnswersWrong(t *testing.T) {
 	r := newRig(t, nil)
-	// The ids of jsonrpc2 count from 0: initialize has the first.
-	for id, text := range []string{1: `"result":[1]`, 2: `"result":{"value":1,"output_size":"x"}`} {
+	// Ids count from 1: initialize has the first.
+	for id, text := range []string{2: `"result":[1]`, 3: `"result":{"value":1,"output_size":"x"}`} {
 		if text == "" {
 			continue
 		}
@@ -444,7 +444,7 @@ func TestProcessStarts(t *testing.T) {
 		"refuse":     "open worker: load: the weights are not there",
 		"no version": `open worker: version "" does not exist: choose one of a, b`,
 		"wrong":      "open worker: the worker can't be used: its answer to initialize: json: cannot unmarshal array into Go value of type worker.initializeResult",
-		"nonsense":   "open worker: the worker died: killed, for it wrote a line to its socket that is not of the protocol (invalid character 'l' looking for beginning of value: \"loading...\\n\")",
+		"nonsense":   "open worker: the worker died: killed, for it wrote a line to its socket that is not of the protocol: invalid character 'l' looking for beginning of value: \"loading...\\n\"",
 	} {
 		t.Run(start, func(t *testing.T) {
 			t.Parallel()
