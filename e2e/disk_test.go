@@ -172,7 +172,7 @@ func takeFreePages(t *testing.T, c *client.Client) {
 
 // blocked is a payload that doesn't come.
 type blocked struct {
-	ctx context.Context //nolint:containedctx // ends the wait
+	ctx context.Context // ends the wait
 }
 
 func (b blocked) Read([]byte) (int, error) {

@@ -15,6 +15,7 @@ has() { PATH=$PATH:/usr/sbin command -v "$1"; }
 need nginx has nginx
 need curl has curl
 need strace has strace
+need imagemagick test -x /usr/bin/convert
 need protobuf-compiler has protoc
 need protobuf-compiler-grpc has grpc_python_plugin
 need nodejs has node
@@ -22,6 +23,7 @@ need npm has npm
 # Debian's own Python: another one on PATH doesn't see Debian's modules.
 need python3-grpcio /usr/bin/python3 -c 'import grpc'
 need python3-protobuf /usr/bin/python3 -c 'import google.protobuf'
+need python3-sklearn /usr/bin/python3 -c 'import sklearn'
 need python3-zstandard /usr/bin/python3 -c 'import zstandard'
 need ca-certificates test -e /etc/ssl/certs/ca-certificates.crt
 

@@ -59,8 +59,16 @@ func startPodBelow(t *testing.T, args ...string) *pod {
 
 func tryPod(t *testing.T, listen, dir string, args ...string) (*pod, error) {
 	t.Helper()
-	args = append([]string{"--listen", listen, "--data-dir", dir, "--log-format", "json", "--log-level", "debug"}, args...)
-	cmd := exec.Command(serverBinary, args...)
+	return podOf(t, dir, exec.Command(serverBinary, podArgs(listen, dir, args)...))
+}
+
+func podArgs(listen, dir string, args []string) []string {
+	return append([]string{"--listen", listen, "--data-dir", dir, "--log-format", "json", "--log-level", "debug"}, args...)
+}
+
+// podOf is the pod that a command starts.
+func podOf(t *testing.T, dir string, cmd *exec.Cmd) (*pod, error) {
+	t.Helper()
 	cmd.Env = append(os.Environ(), "GORACE=halt_on_error=1 atexit_sleep_ms=0")
 	p := &pod{process: start(t, "the pod", cmd), dir: dir}
 	record, err := p.waitRecord(20*time.Second, "listening", nil)

@@ -66,6 +66,16 @@ func TestReadmeCommands(t *testing.T) {
 				}
 				return err
 			})
+		case b.info == "pod":
+			for line := range strings.Lines(b.code) {
+				cmd := shell(context.WithoutCancel(t.Context()), line)
+				cmd.Env = append(slices.Clone(env), "AIPOD_LISTEN=127.0.0.1:0", "AIPOD_DATA_DIR="+t.TempDir())
+				p := &pod{process: start(t, strings.TrimSpace(line), cmd)}
+				if _, err := p.waitRecord(time.Minute, "listening", nil); err != nil {
+					t.Error(err)
+				}
+				p.kill()
+			}
 		default:
 			ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 			cmd := shell(ctx, b.code)

@@ -89,11 +89,21 @@ func TestServerSaysWhatIsWrong(t *testing.T) {
 		{[]string{"--tls-cert", cert}, 1, "give both files"},
 		{[]string{"--tls-cert", key, "--tls-key", cert}, 1, "tls"},
 		{[]string{"--listen", "nowhere"}, 1, "listen on nowhere"},
-		{[]string{"--model", "none"}, 1, "the built-in one is tabular"},
+		{[]string{"--model", "none"}, 2, "the built-in one is tabular"},
 		{[]string{"--heartbeat", "1ms"}, 1, "200ms to 30s"},
 		{[]string{"--max-message", "many"}, 2, "64MiB"},
 		{[]string{"--log-level", "loud"}, 2, "debug, info, warn or error"},
-		{[]string{"extra"}, 2, "extra"},
+		{[]string{"extra"}, 2, "a worker's command comes after --"},
+		{[]string{"--exec"}, 2, "put it after --"},
+		{[]string{"--upstream", "http://127.0.0.1:1", "--", "cat"}, 2, "give no command"},
+		{[]string{"--upstream", "http://192.0.2.1"}, 1, "--upstream-allow 192.0.2.1"},
+		{[]string{"--func", "x"}, 2, "--exec and --upstream"},
+		{[]string{"--model", "tabular", "--", "cat"}, 2, "the built-in model"},
+		{[]string{"--exec", "--", "no-such-program"}, 1, "no-such-program"},
+		{[]string{"--", "no-such-program"}, 1, "no-such-program"},
+		{[]string{"--", "sh", "-c", "echo no weights >&2; exit 3"}, 1, "exit status 3; the end of its standard error:\\nno weights"},
+		{[]string{"--worker-config", "[]", "--", "cat"}, 1, "not a JSON object"},
+		{[]string{"--worker-start-timeout", "100ms", "--", "sleep", "60"}, 1, "did not answer initialize within 100ms"},
 	} {
 		args := append([]string{"--data-dir", filepath.Join(t.TempDir(), "data"), "--listen", "127.0.0.1:0"}, test.args...)
 		out, err := exec.Command(serverBinary, args...).CombinedOutput()

@@ -35,7 +35,7 @@ func toConnect(err error, log *slog.Logger) error {
 		version  *worker.VersionError
 		queue    *worker.QueueFullError
 		panicked *worker.PanicError
-		failed   *worker.FunctionFailure
+		failed   *worker.FailedError
 		resource *worker.ResourceError
 		crash    *worker.CrashError
 		timeout  *worker.TimeoutError

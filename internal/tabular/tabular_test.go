@@ -43,6 +43,8 @@ func (r *run) Progress(done, total int64, unit, _ string) {
 	}
 }
 
+func (r *run) Alive() {}
+
 func (r *run) Log(_ slog.Level, line string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()

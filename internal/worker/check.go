@@ -1,6 +1,7 @@
 package worker
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/json"
@@ -149,6 +150,8 @@ func (c *checker) run(ctx context.Context, check func(*checker, context.Context)
 // process is the instance as the process that it is.
 func (c *checker) process() *process { return c.inst.(*process) }
 
+var errNoError = errors.New("no error")
+
 // A checkedCall is what a call has given.
 type checkedCall struct {
 	value    json.RawMessage
@@ -235,7 +238,7 @@ func (r *checkReporter) Alive() {}
 func (c *checker) unknown(ctx context.Context) error {
 	var unknown *FunctionError
 	if got, _ := c.call(ctx, "no-such-function", "{}", 0); !errors.As(got.err, &unknown) {
-		return fmt.Errorf("a function that it doesn't have: got %v, want the error %d", got.err, codeNoFunction)
+		return fmt.Errorf("a function that it doesn't have: want the error %d, got %w", codeNoFunction, cmp.Or(got.err, errNoError))
 	}
 	return nil
 }
@@ -337,34 +340,27 @@ func (c *checker) cancel(ctx context.Context) error {
 	begun := time.Now()
 	got, _ := c.call(cctx, "sleep", `{"seconds":3600}`, 0)
 	if !errors.Is(got.err, errGone) {
-		return fmt.Errorf("it ended before it was canceled: %v, %.100s", got.err, got.value)
+		return fmt.Errorf("it ended before it was canceled: %w, %.100s", cmp.Or(got.err, errNoError), got.value)
 	}
 	if took := time.Since(begun); took > c.model.cfg.CancelGrace {
 		return fmt.Errorf("the call ended %v after it was begun, by a signal: the notification cancel should do", took.Round(time.Millisecond))
 	}
 	select {
 	case <-c.inst.Done():
-		return fmt.Errorf("the process has ended with its call: %w", cmpErr(c.inst.Err(), errors.New("exit status 0")))
+		return fmt.Errorf("the process has ended with its call: %w", cmp.Or(c.inst.Err(), errNoError))
 	case <-time.After(100 * time.Millisecond):
 		return nil
 	}
-}
-
-func cmpErr(err, other error) error {
-	if err != nil {
-		return err
-	}
-	return other
 }
 
 func (c *checker) crash(ctx context.Context) error {
 	got, _ := c.call(ctx, "crash", `{}`, 0)
 	var crash *CrashError
 	if !errors.As(got.err, &crash) {
-		return fmt.Errorf("the process was to die, but the call gave %v, %.100s", got.err, got.value)
+		return fmt.Errorf("the process was to die, but the call gave %w, %.100s", cmp.Or(got.err, errNoError), got.value)
 	}
 	if _, err := os.Stat(c.process().dir); !errors.Is(err, os.ErrNotExist) {
-		return fmt.Errorf("its work directory is still there: %v", err)
+		return fmt.Errorf("its work directory is still there: %w", cmp.Or(err, errNoError))
 	}
 	return nil
 }

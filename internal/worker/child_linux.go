@@ -1,7 +1,6 @@
 package worker
 
 import (
-	"bufio"
 	"os"
 	"os/exec"
 	"path"
@@ -27,23 +26,21 @@ func exposeToOutOfMemory(pid int) {
 // outOfMemoryKills counts the processes that the kernel has killed to get memory:
 // those of the pod's control group, or of the machine if that doesn't count them.
 func outOfMemoryKills() int64 {
-	if file, err := os.Open("/proc/self/cgroup"); err == nil {
-		defer file.Close()
-		for lines := bufio.NewScanner(file); lines.Scan(); {
-			fields := strings.SplitN(lines.Text(), ":", 3) // number, controllers, group
-			if len(fields) != 3 {
-				continue
-			}
-			counters := ""
-			switch fields[1] {
-			case "":
-				counters = path.Join("/sys/fs/cgroup", fields[2], "memory.events")
-			case "memory":
-				counters = path.Join("/sys/fs/cgroup/memory", fields[2], "memory.oom_control")
-			}
-			if n, ok := counter(counters); ok {
-				return n
-			}
+	groups, _ := os.ReadFile("/proc/self/cgroup") // without it, the machine's
+	for line := range strings.Lines(string(groups)) {
+		fields := strings.SplitN(strings.TrimSpace(line), ":", 3) // number, controllers, group
+		if len(fields) != 3 {
+			continue
+		}
+		counters := ""
+		switch fields[1] {
+		case "":
+			counters = path.Join("/sys/fs/cgroup", fields[2], "memory.events")
+		case "memory":
+			counters = path.Join("/sys/fs/cgroup/memory", fields[2], "memory.oom_control")
+		}
+		if n, ok := counter(counters); ok {
+			return n
 		}
 	}
 	n, _ := counter("/proc/vmstat")

@@ -21,7 +21,7 @@ func BenchmarkProcessCall(b *testing.B) {
 	if err != nil {
 		b.Fatal(err)
 	}
-	defer inst.Close()
+	defer func() { _ = inst.Close() }()
 	call := &Call{JobID: "01a21cd8-1921-7047-8cfb-09f6b29f0bb8", Func: "do", Kwargs: []byte(`{"what":"x"}`), Attempt: 1}
 	b.ReportAllocs()
 	for b.Loop() {

@@ -196,7 +196,7 @@ func (i execInstance) Call(ctx context.Context, c *Call) (json.RawMessage, error
 		if crash.Tail != "" {
 			reason += "; the end of its standard error:\n" + crash.Tail
 		}
-		return nil, &FunctionFailure{Func: c.Func, Reason: reason}
+		return nil, &FailedError{Func: c.Func, Reason: reason}
 	case err != nil:
 		return nil, err
 	case out.w == nil:

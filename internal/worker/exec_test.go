@@ -134,7 +134,7 @@ func TestExecRefusesKwargs(t *testing.T) {
 func TestExecFails(t *testing.T) {
 	c := &Call{Kwargs: json.RawMessage(`{}`)}
 	_, err := execCall(t, t.Context(), c, "", "sh", "-c", "echo half; echo 'bad luck' >&2; exit 7")
-	var failure *FunctionFailure
+	var failure *FailedError
 	if !errors.As(err, &failure) || failure.Reason != "exit status 7; the end of its standard error:\nbad luck" {
 		t.Errorf("got %v", err)
 	}

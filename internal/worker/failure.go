@@ -6,14 +6,14 @@ import (
 	"time"
 )
 
-// A FunctionFailure is a function that has failed on its own account: it raised
+// A FailedError is a function that has failed on its own account: it raised
 // an exception. Its text is shown to the caller.
-type FunctionFailure struct {
+type FailedError struct {
 	Func   string
 	Reason string
 }
 
-func (e *FunctionFailure) Error() string { return e.Func + ": " + e.Reason }
+func (e *FailedError) Error() string { return e.Func + ": " + e.Reason }
 
 // A ResourceError is a function that has not enough memory or disk.
 type ResourceError struct {

@@ -237,7 +237,7 @@ func (p *process) initialize(ctx context.Context) error {
 			return fmt.Errorf("%s can't be used: its answer to initialize: %w", p.what, err)
 		}
 		return nil
-	case ctx.Err() != nil && context.Cause(ctx) == context.DeadlineExceeded:
+	case ctx.Err() != nil && errors.Is(context.Cause(ctx), context.DeadlineExceeded):
 		p.kill(fmt.Sprintf("it did not answer initialize within %v", p.cfg.StartTimeout))
 		return p.death()
 	case ctx.Err() != nil:
@@ -300,7 +300,7 @@ func (p *process) Call(ctx context.Context, c *Call) (json.RawMessage, error) {
 	}
 	var result callResult
 	if err := json.Unmarshal(answer, &result); err != nil {
-		return nil, &FunctionFailure{Func: c.Func, Reason: fmt.Sprintf("the worker's answer is not of the protocol: %v", err)}
+		return nil, &FailedError{Func: c.Func, Reason: fmt.Sprintf("the worker's answer is not of the protocol: %v", err)}
 	}
 	return r.result(result)
 }
@@ -460,9 +460,9 @@ func refused(e *rpcError, fn string, c *Call, m *Command) error {
 	case codeNoResources:
 		return &ResourceError{Reason: message}
 	case codeCanceled:
-		return &FunctionFailure{Func: fn, Reason: "the worker has canceled it: " + message}
+		return &FailedError{Func: fn, Reason: "the worker has canceled it: " + message}
 	}
-	return &FunctionFailure{Func: fn, Reason: message}
+	return &FailedError{Func: fn, Reason: message}
 }
 
 // noted takes what the worker says by itself, in its order.

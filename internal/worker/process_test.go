@@ -290,9 +290,9 @@ func TestProcessRefusals(t *testing.T) {
 		codeInvalid:     &InputError{Reason: "refused"},
 		codeNoVersion:   &VersionError{Version: "v", Have: []string{"x"}},
 		codeNoResources: &ResourceError{Reason: "refused"},
-		codeCanceled:    &FunctionFailure{Func: "do", Reason: "the worker has canceled it: refused"},
-		-32000:          &FunctionFailure{Func: "do", Reason: "refused"},
-		12345:           &FunctionFailure{Func: "do", Reason: "refused"},
+		codeCanceled:    &FailedError{Func: "do", Reason: "the worker has canceled it: refused"},
+		-32000:          &FailedError{Func: "do", Reason: "refused"},
+		12345:           &FailedError{Func: "do", Reason: "refused"},
 	} {
 		call := r.call("j", testKwargs{What: "refuse", Code: code})
 		call.Version = "v"
@@ -334,7 +334,7 @@ func TestProcessEnvironment(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer leak.Close()
+	defer func() { _ = leak.Close() }()
 	r := newRig(t, func(c *CommandConfig) { c.Env = append(c.Env, "TEST_EXTRA=a=b") })
 	value, err := r.Call(t.Context(), r.call("j", testKwargs{What: "environment"}))
 	if err != nil {
@@ -409,7 +409,7 @@ func TestProcessAnswersWrong(t *testing.T) {
 		}
 		call := r.call("j", testKwargs{What: "raw", Text: fmt.Sprintf(`{"jsonrpc":"2.0","id":%d,%s}`, id, text)})
 		_, err := r.Call(t.Context(), call)
-		var failure *FunctionFailure
+		var failure *FailedError
 		if !errors.As(err, &failure) || !strings.Contains(failure.Reason, "not of the protocol") {
 			t.Errorf("%s: got %v", text, err)
 		}

@@ -223,21 +223,19 @@ func (c *rpcConn) poll() {
 // and not after the end.
 func (c *rpcConn) read() bool {
 	line, err := c.readLine()
+	if err == nil {
+		err = c.handle(line)
+	}
 	switch {
 	case err == nil:
-		err = c.handle(line)
+		return true
 	case errors.Is(err, os.ErrDeadlineExceeded):
-		return false
-	case !errors.Is(err, errNotProtocol):
-		err = nil // it is at its end
-		c.close(nil)
-		return false
-	}
-	if err != nil {
+	case errors.Is(err, errNotProtocol):
 		c.close(err)
-		return false
+	default: // the worker has closed it
+		c.close(nil)
 	}
-	return true
+	return false
 }
 
 // errNotProtocol is in the errors about lines that are not of the protocol.

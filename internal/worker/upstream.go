@@ -169,7 +169,7 @@ func (i upstreamInstance) Call(ctx context.Context, c *Call) (json.RawMessage, e
 	case len(value) > maxUpstreamResult:
 		return nil, i.model.stream(ctx, c, io.MultiReader(strings.NewReader(string(value)), res.Body))
 	case !json.Valid(value):
-		return nil, &FunctionFailure{Func: c.Func, Reason: fmt.Sprintf("the upstream's answer says that it is %s, but isn't: %.200q", kind, value)}
+		return nil, &FailedError{Func: c.Func, Reason: fmt.Sprintf("the upstream's answer says that it is %s, but isn't: %.200q", kind, value)}
 	}
 	return value, nil
 }
@@ -309,11 +309,11 @@ func (m *Upstream) refused(res *http.Response, c *Call) error {
 	case code == http.StatusBadGateway, code == http.StatusServiceUnavailable, code == http.StatusGatewayTimeout:
 		return &CrashError{What: "the upstream " + m.base.String(), How: reason}
 	case code/100 == 3:
-		return &FunctionFailure{Func: c.Func, Reason: fmt.Sprintf("the upstream redirects (%s) to %q, which is not followed: give that as --upstream", res.Status, res.Header.Get("Location"))}
+		return &FailedError{Func: c.Func, Reason: fmt.Sprintf("the upstream redirects (%s) to %q, which is not followed: give that as --upstream", res.Status, res.Header.Get("Location"))}
 	case code/100 == 4:
 		return &InputError{Reason: reason}
 	}
-	return &FunctionFailure{Func: c.Func, Reason: reason}
+	return &FailedError{Func: c.Func, Reason: reason}
 }
 
 // upstreamMessage is the text of an error: what frameworks call error, detail or

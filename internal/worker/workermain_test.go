@@ -276,7 +276,7 @@ func (w *testWorker) output(id json.RawMessage, call callParams, k testKwargs) {
 	if err != nil {
 		panic(err)
 	}
-	defer f.Close()
+	defer func() { _ = f.Close() }()
 	if k.Text != "" { // a JSON result
 		n, _ := f.WriteString(k.Text)
 		w.answer(id, map[string]any{"output_size": n, "output_json": true})
