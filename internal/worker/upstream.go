@@ -1,6 +1,7 @@
 package worker
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"encoding/json"
@@ -21,6 +22,8 @@ import (
 	"unicode/utf8"
 
 	"golang.org/x/net/http/httpguts"
+
+	"github.com/aipod/aipod/internal/spool"
 )
 
 // UpstreamConfig is a model that is an HTTP server. URL is required.
@@ -29,7 +32,8 @@ type UpstreamConfig struct {
 	URL string
 	// Functions are those that it has, default "predict".
 	Functions []string
-	// Allow are the hosts, besides this machine, that it may be on.
+	// Allow are the hosts, besides this machine, that it may be on: "host" or
+	// "host:port".
 	Allow []string
 }
 
@@ -38,9 +42,10 @@ type UpstreamConfig struct {
 // are in the query, and all of them as JSON in the header Aipod-Kwargs. A JSON
 // answer up to a MiB is the result, any other the output, which streams.
 type Upstream struct {
-	cfg    UpstreamConfig
-	base   *url.URL
-	client *http.Client
+	cfg       UpstreamConfig
+	base      *url.URL
+	allowed   bool            // to be on another machine
+	transport *http.Transport // which, unlike a client, follows no redirects
 }
 
 var _ Model = (*Upstream)(nil)
@@ -53,6 +58,9 @@ const (
 	// maxKwargsHeader is the most kwargs that a header has room for, in bytes.
 	maxKwargsHeader = 8 << 10
 	dialTimeout     = 10 * time.Second
+	// upstreamIdle is how long a connection is kept for the next call. It is shorter
+	// than what servers keep, or a call could be sent to one that is just being closed.
+	upstreamIdle = time.Second
 )
 
 // OpenUpstream makes the model; it connects to nothing yet.
@@ -72,44 +80,95 @@ func OpenUpstream(cfg UpstreamConfig) (*Upstream, error) {
 	case base.User != nil || base.RawQuery != "" || base.Fragment != "":
 		return nil, fmt.Errorf("upstream %q: give a URL without user, query and fragment", base.Redacted())
 	}
-	m := &Upstream{cfg: cfg, base: base}
-	if !m.allowed(base.Hostname()) && !isLoopback(base.Hostname()) {
+	m := &Upstream{cfg: cfg, base: base, allowed: allows(cfg.Allow, base)}
+	if !m.allowed && !isLoopback(base.Hostname()) {
 		return nil, fmt.Errorf("upstream %s is not on this machine: allow it with --upstream-allow %s", base, base.Hostname())
 	}
 	dialer := &net.Dialer{Timeout: dialTimeout, ControlContext: m.control}
-	m.client = &http.Client{
-		Transport: &http.Transport{ // without the environment's proxy, and without limits on time
-			DialContext:         dialer.DialContext,
-			MaxIdleConnsPerHost: 64,
-			IdleConnTimeout:     90 * time.Second,
-			DisableCompression:  true,
+	m.transport = &http.Transport{ // without the environment's proxy, and without limits on time
+		DialContext: func(ctx context.Context, network, address string) (net.Conn, error) {
+			conn, err := dialer.DialContext(ctx, network, address)
+			if err != nil {
+				return nil, err
+			}
+			return &patientConn{Conn: conn, heard: make(chan struct{})}, nil
 		},
-		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+		MaxIdleConnsPerHost: 64,
+		IdleConnTimeout:     upstreamIdle,
+		DisableCompression:  true,
 	}
 	return m, nil
 }
 
-func (m *Upstream) allowed(host string) bool { return slices.Contains(m.cfg.Allow, host) }
+// allows says whether a URL's host is in the list.
+func allows(list []string, base *url.URL) bool {
+	port := base.Port()
+	if port == "" {
+		port = map[string]string{"http": "80", "https": "443"}[base.Scheme]
+	}
+	for _, host := range []string{base.Hostname(), net.JoinHostPort(base.Hostname(), port)} {
+		if slices.ContainsFunc(list, func(entry string) bool { return strings.EqualFold(entry, host) }) {
+			return true
+		}
+	}
+	return false
+}
 
 func isLoopback(host string) bool {
-	if host == "localhost" {
+	if strings.EqualFold(host, "localhost") {
 		return true
 	}
 	addr, err := netip.ParseAddr(host)
 	return err == nil && addr.IsLoopback()
 }
 
+// An elsewhereError is a name that leads to another machine.
+type elsewhereError struct{ host, address string }
+
+func (e *elsewhereError) Error() string {
+	return fmt.Sprintf("the upstream %s is %s, which is not on this machine: allow it with --upstream-allow %s", e.host, e.address, e.host)
+}
+
 // control refuses to connect a host that isn't allowed to another machine,
 // whatever its name has been resolved to.
 func (m *Upstream) control(_ context.Context, _, address string, _ syscall.RawConn) error {
-	if m.allowed(m.base.Hostname()) {
+	if m.allowed {
 		return nil
 	}
 	if addr, err := netip.ParseAddrPort(address); err != nil || !addr.Addr().IsLoopback() {
-		return fmt.Errorf("%s is %s, which is not on this machine: allow it with --upstream-allow %s",
-			m.base.Hostname(), address, m.base.Hostname())
+		return &elsewhereError{m.base.Hostname(), address}
 	}
 	return nil
+}
+
+// A patientConn tells that it can't be written to only when there is nothing more
+// to read: an upstream may answer and hang up before it has read the payload, and
+// http.Transport drops what it has not read yet when a write fails.
+type patientConn struct {
+	net.Conn
+	heard chan struct{} // closed when there is nothing more to read
+	once  sync.Once
+}
+
+func (c *patientConn) Read(p []byte) (int, error) {
+	n, err := c.Conn.Read(p)
+	if err != nil {
+		c.once.Do(func() { close(c.heard) })
+	}
+	return n, err
+}
+
+func (c *patientConn) Write(p []byte) (int, error) {
+	n, err := c.Conn.Write(p)
+	if err != nil {
+		<-c.heard
+	}
+	return n, err
+}
+
+func (c *patientConn) Close() error {
+	c.once.Do(func() { close(c.heard) })
+	return c.Conn.Close()
 }
 
 // Describe implements [Model].
@@ -128,7 +187,7 @@ func (m *Upstream) Load(_ context.Context, version string) (Instance, error) {
 
 // Close lets go of the connections.
 func (m *Upstream) Close() error {
-	m.client.CloseIdleConnections()
+	m.transport.CloseIdleConnections()
 	return nil
 }
 
@@ -139,17 +198,31 @@ type upstreamInstance struct {
 }
 
 // Close implements [Instance].
-func (upstreamInstance) Close() error { return nil }
+func (i upstreamInstance) Close() error { return i.model.Close() }
 
 // Call implements [Instance].
 func (i upstreamInstance) Call(ctx context.Context, c *Call) (json.RawMessage, error) {
-	req, err := i.request(ctx, c)
+	sent := &sentPayload{input: c.Input}
+	defer sent.open.Wait() // once the answer is read, nothing more is sent
+	value, err := i.call(ctx, c, sent)
+	if err != nil && ctx.Err() != nil {
+		return nil, context.Cause(ctx)
+	}
+	var crash *CrashError
+	if failed := sent.failed(); failed != nil && errors.As(err, &crash) {
+		return nil, failed
+	}
+	return value, err
+}
+
+func (i upstreamInstance) call(ctx context.Context, c *Call, sent *sentPayload) (json.RawMessage, error) {
+	req, err := i.request(ctx, c, sent)
 	if err != nil {
 		return nil, err
 	}
-	res, err := i.model.client.Do(req)
+	res, err := i.model.transport.RoundTrip(req)
 	if err != nil {
-		return nil, i.model.lost(ctx, err)
+		return nil, i.model.lost(err)
 	}
 	defer res.Body.Close()
 	if res.StatusCode/100 != 2 {
@@ -160,22 +233,71 @@ func (i upstreamInstance) Call(ctx context.Context, c *Call) (json.RawMessage, e
 		return json.RawMessage("null"), nil
 	}
 	if kind != "application/json" && !strings.HasSuffix(kind, "+json") || res.ContentLength > maxUpstreamResult {
-		return nil, i.model.stream(ctx, c, res.Body)
+		return nil, i.model.stream(c, res.Body)
 	}
 	value, err := io.ReadAll(io.LimitReader(res.Body, maxUpstreamResult+1))
 	switch {
 	case err != nil:
-		return nil, i.model.lost(ctx, err)
+		return nil, i.model.lost(err)
 	case len(value) > maxUpstreamResult:
-		return nil, i.model.stream(ctx, c, io.MultiReader(strings.NewReader(string(value)), res.Body))
-	case !json.Valid(value):
+		return nil, i.model.stream(c, io.MultiReader(bytes.NewReader(value), res.Body))
+	case !json.Valid(value) || !utf8.Valid(value):
 		return nil, &FailedError{Func: c.Func, Reason: fmt.Sprintf("the upstream's answer says that it is %s, but isn't: %.200q", kind, value)}
 	}
 	return value, nil
 }
 
+// A sentPayload is a call's payload while it is sent, which another goroutine
+// does.
+type sentPayload struct {
+	input *spool.Blob
+	open  sync.WaitGroup // of readers
+
+	mu  sync.Mutex
+	err error // of reading
+}
+
+// reader reads the payload from its start.
+func (s *sentPayload) reader() (io.ReadCloser, error) {
+	r, err := s.input.Open()
+	if err != nil {
+		return nil, err
+	}
+	s.open.Add(1)
+	return &payloadReader{ReadCloser: r, sent: s}, nil
+}
+
+// failed is why the payload could not be read, or nil.
+func (s *sentPayload) failed() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.err
+}
+
+type payloadReader struct {
+	io.ReadCloser
+	sent *sentPayload
+	once sync.Once
+}
+
+func (r *payloadReader) Read(p []byte) (int, error) {
+	n, err := r.ReadCloser.Read(p)
+	if err != nil && !errors.Is(err, io.EOF) {
+		r.sent.mu.Lock()
+		r.sent.err = fmt.Errorf("read payload: %w", err)
+		r.sent.mu.Unlock()
+	}
+	return n, err
+}
+
+func (r *payloadReader) Close() error {
+	err := r.ReadCloser.Close()
+	r.once.Do(r.sent.open.Done)
+	return err
+}
+
 // request makes the call's request.
-func (i upstreamInstance) request(ctx context.Context, c *Call) (*http.Request, error) {
+func (i upstreamInstance) request(ctx context.Context, c *Call, sent *sentPayload) (*http.Request, error) {
 	var kwargs map[string]json.RawMessage
 	if len(c.Kwargs) > 0 {
 		if err := json.Unmarshal(c.Kwargs, &kwargs); err != nil {
@@ -190,30 +312,18 @@ func (i upstreamInstance) request(ctx context.Context, c *Call) (*http.Request, 
 	for key, raw := range kwargs {
 		var text string
 		switch {
+		case raw[0] == '[', raw[0] == '{', string(raw) == "null":
 		case json.Unmarshal(raw, &text) == nil:
 			query.Set(key, text)
-		case raw[0] != '[' && raw[0] != '{' && string(raw) != "null":
+		default:
 			query.Set(key, string(raw))
 		}
 	}
 	target := *i.model.base.JoinPath(c.Func)
 	target.RawQuery = query.Encode()
-	var body io.ReadCloser
-	size := int64(0)
-	if c.Input != nil && c.Input.Size() > 0 {
-		r, err := c.Input.Open()
-		if err != nil {
-			return nil, err
-		}
-		body, size = r, c.Input.Size()
-	}
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, target.String(), nil)
 	if err != nil {
 		return nil, err
-	}
-	if body != nil {
-		req.Body, req.ContentLength = body, size
-		req.GetBody = func() (io.ReadCloser, error) { return c.Input.Open() } // for a connection that was closed while idle
 	}
 	for key, value := range c.Metadata {
 		switch key {
@@ -234,6 +344,13 @@ func (i upstreamInstance) request(ctx context.Context, c *Call) (*http.Request, 
 		}
 		req.Header.Set("Aipod-Version", version)
 	}
+	if c.Input != nil && c.Input.Size() > 0 {
+		req.ContentLength = c.Input.Size()
+		req.GetBody = sent.reader // for a connection that was closed while idle
+		if req.Body, err = sent.reader(); err != nil {
+			return nil, err
+		}
+	}
 	return req, nil
 }
 
@@ -244,7 +361,7 @@ func asciiJSON(raw json.RawMessage) string {
 		switch {
 		case r == '\n' || r == '\r' || r == '\t': // only between values
 			b.WriteByte(' ')
-		case r < utf8.RuneSelf:
+		case r < utf8.RuneSelf && r != 0x7f:
 			b.WriteRune(r)
 		case r > 0xffff:
 			r -= 0x10000
@@ -259,7 +376,7 @@ func asciiJSON(raw json.RawMessage) string {
 var upstreamBuffers = sync.Pool{New: func() any { return new([64 << 10]byte) }}
 
 // stream makes the call's output of an answer, as it comes.
-func (m *Upstream) stream(ctx context.Context, c *Call, body io.Reader) error {
+func (m *Upstream) stream(c *Call, body io.Reader) error {
 	w, err := c.OpenOutput()
 	if err != nil {
 		return err
@@ -277,19 +394,16 @@ func (m *Upstream) stream(ctx context.Context, c *Call, body io.Reader) error {
 		case errors.Is(err, io.EOF):
 			return nil
 		case err != nil:
-			return m.lost(ctx, err)
+			return m.lost(err)
 		}
 	}
 }
 
 // lost is the error of a request that was cut: the call can be begun again.
-func (m *Upstream) lost(ctx context.Context, err error) error {
-	if ctx.Err() != nil {
-		return context.Cause(ctx)
-	}
-	var wrapped *url.Error
-	if errors.As(err, &wrapped) {
-		err = wrapped.Err
+func (m *Upstream) lost(err error) error {
+	var elsewhere *elsewhereError
+	if errors.As(err, &elsewhere) {
+		return elsewhere
 	}
 	return &CrashError{What: "the upstream " + m.base.String(), How: err.Error()}
 }

@@ -37,9 +37,9 @@ import inspect
 import io
 import json
 import logging
+import math
 import os
 import pathlib
-import select
 import shutil
 import signal
 import socket
@@ -63,6 +63,10 @@ _PROGRESS_SECONDS = 0.05
 _BEAT_SECONDS = 1.0
 _WATCH_SECONDS = 0.05  # between two looks at the socket while a call runs
 _THREAD_GRACE = 0.5  # a canceled thread may take so long to notice by itself
+_LATE_SECONDS = 1.0  # after a canceled call the signal that was meant for it may still come
+_MAX_LINE = 64 << 10  # characters of a log line and of a traceback
+_MAX_TEXT = 8 << 10  # characters of an error's message and of a progress's texts
+_PLAIN = frozenset((dict, list, tuple, str, int, float, bool, type(None)))
 
 
 class InputError(Exception):
@@ -202,17 +206,14 @@ class Context:
 
     def progress(self, done: int, total: int = 0, unit: str = "", note: str = "") -> None:
         """Says that done of total units are done; total 0 is unknown. Call it as often as you like."""
-        said = {"job_id": self.job_id, "done": int(done), "total": int(total), "unit": str(unit), "note": str(note)}
-        now = time.monotonic()
-        if now - self._told < _PROGRESS_SECONDS:
+        said = {"job_id": self.job_id, "done": int(done), "total": int(total), "unit": str(unit)[:_MAX_TEXT], "note": str(note)[:_MAX_TEXT]}
+        with self._link.shield, self._link.telling:
             self._progress = said
-            return
-        self._told, self._progress = now, None
-        self._link.notify("progress", said)
+            self._tell(_PROGRESS_SECONDS)
 
     def log(self, line: Any, level: str = "info") -> None:
         """Adds a line to the job's log. level: debug, info, warn or error."""
-        self._link.notify("log", {"job_id": self.job_id, "level": level, "line": str(line)})
+        self._link.log({"job_id": self.job_id}, line, level)
 
     def output(self) -> "Output":
         """The job's output: a file to be written from its start, which the caller reads while it grows."""
@@ -223,10 +224,24 @@ class Context:
     def _cancel(self) -> None:
         self.cancelled.event.set()
 
+    def _tell(self, seconds: float) -> None:
+        """Tells the last progress if none was told for some seconds. The caller holds link.telling."""
+        now = time.monotonic()
+        if self._progress is not None and now - self._told >= seconds:
+            self._link.notify("progress", self._progress)
+            self._told, self._progress = now, None
+
+    def _tick(self) -> None:
+        """Is called now and then while the call runs: tells what has been held back."""
+        if self._progress is not None:
+            with self._link.telling:
+                self._tell(_PROGRESS_SECONDS)
+
     def _finish(self) -> None:
         """Tells what has been held back."""
         if self._progress is not None:
-            self._link.notify("progress", self._progress)
+            with self._link.telling:
+                self._tell(0)
         if self._out is not None:
             self._out.close()
 
@@ -292,7 +307,7 @@ class LogHandler(logging.Handler):
             if context is not None:
                 context.log(line, level)
             elif _link is not None:
-                _link.notify("log", {"level": level, "line": line})
+                _link.log({}, line, level)
             else:
                 print(line, file=sys.stderr)
         except Exception:
@@ -316,50 +331,155 @@ def _default(value: Any) -> Any:
 _encode = json.JSONEncoder(separators=(",", ":"), allow_nan=False, default=_default).encode
 
 
+def _fault(value: Any, at: str = "the result", above: Tuple[int, ...] = ()) -> str:
+    """Says which part of a value JSON has no word for; "" if it finds none."""
+    if value is None or isinstance(value, (str, int)):
+        return ""
+    if isinstance(value, float):
+        return "" if math.isfinite(value) else f"{at} is {value}, and JSON has no such number"
+    if id(value) in above:
+        return f"{at} contains itself"
+    if len(above) > 300:
+        return "the result is nested too deeply"
+    above += (id(value),)
+    if isinstance(value, dict):
+        for key, item in value.items():
+            if key is not None and not isinstance(key, (str, int, float)):
+                return f"{at} has a key of type {type(key).__name__}, and keys of JSON are text"
+            fault = _fault(item, f"{at}[{key!r}]", above)
+            if fault:
+                return fault
+        return ""
+    if isinstance(value, (list, tuple)):
+        return next(filter(None, (_fault(item, f"{at}[{n}]", above) for n, item in enumerate(value))), "")
+    try:
+        plain = _default(value)
+    except Exception:
+        return f"{at}: a {type(value).__name__} can't be in a result: JSON has no word for it"
+    return _fault(plain, at, above)
+
+
+class _Shield:
+    """Holds SIGINT back in the main thread while it writes: half a line would be the end of the process."""
+
+    def __init__(self) -> None:
+        self.thread = threading.get_ident()
+        self.depth = 0
+        self.late: Optional[Callable[[], None]] = None  # what the signal would have done
+
+    def __enter__(self) -> None:
+        if threading.get_ident() == self.thread:
+            self.depth += 1
+
+    def __exit__(self, *_: Any) -> None:
+        if threading.get_ident() == self.thread:
+            self.depth -= 1
+            if self.depth == 0 and self.late is not None:
+                late, self.late = self.late, None
+                late()
+
+
 class _Link:
     """The socket to the pod. Whole lines are written under a lock."""
 
     def __init__(self, sock: socket.socket) -> None:
         self.sock = sock
         self.writing = threading.Lock()
-        self.buffer = b""
+        self.telling = threading.Lock()  # keeps progress in order
+        self.shield = _Shield()
+        self.parts: List[bytes] = []  # of a line that has not ended
+        self.forked = False
+        os.set_inheritable(sock.fileno(), False)
+        os.register_at_fork(after_in_child=self.forget)
+
+    def forget(self) -> None:
+        """Takes the socket from a process that the model has forked: the pod speaks with one."""
+        self.forked = True
+        self.writing, self.telling = threading.Lock(), threading.Lock()
+        self.sock.close()
 
     def write(self, line: bytes) -> None:
-        with self.writing:
-            self.sock.sendall(line)
+        try:
+            with self.writing:
+                self.sock.sendall(line)
+        except OSError:
+            if not self.forked:
+                _exit(1)  # the pod is gone
+
+    def receive(self, flags: int = 0) -> List[Dict[str, Any]]:
+        """The messages that one read completes. BlockingIOError with MSG_DONTWAIT if there is nothing; the end of the socket is that of the process."""
+        try:
+            data = self.sock.recv(65536, flags)
+        except BlockingIOError:
+            raise
+        except OSError:
+            data = b""
+        if not data:
+            _exit(0)
+        return [_decode(line.decode())[0] for line in self.feed(data)]
+
+    def log(self, job: Dict[str, str], text: Any, level: str) -> None:
+        """A log notification for each line of a text."""
+        level = _LEVELS.get(str(level).lower(), "info")
+        lines = str(text).splitlines() or [""]
+        notes = [{**job, "level": level, "line": line[:_MAX_LINE]} for line in lines]
+        with self.shield:
+            self.write("".join(f'{{"jsonrpc":"2.0","method":"log","params":{_encode(note)}}}\n' for note in notes).encode())
 
     def notify(self, method: str, params: Dict[str, Any]) -> None:
-        self.write(f'{{"jsonrpc":"2.0","method":"{method}","params":{_encode(params)}}}\n'.encode())
+        with self.shield:
+            self.write(f'{{"jsonrpc":"2.0","method":"{method}","params":{_encode(params)}}}\n'.encode())
 
     def result(self, id: Any, text: str) -> None:
         self.write(f'{{"jsonrpc":"2.0","id":{id if type(id) is int else _encode(id)},"result":{text}}}\n'.encode())
 
     def error(self, id: Any, code: int, message: str, data: Any = None) -> None:
-        error = {"code": code, "message": message[:64_000]}
+        error = {"code": code, "message": message}
         if data is not None:
             error["data"] = data
         self.write(f'{{"jsonrpc":"2.0","id":{_encode(id)},"error":{_encode(error)}}}\n'.encode())
 
     def feed(self, data: bytes) -> List[bytes]:
         """Makes lines of what was received."""
-        if not self.buffer and data.endswith(b"\n") and data.count(b"\n") == 1:
+        if not self.parts and data.endswith(b"\n") and data.count(b"\n") == 1:
             return [data]
-        *lines, self.buffer = (self.buffer + data).split(b"\n")
+        head, newline, rest = data.rpartition(b"\n")
+        if not newline:
+            self.parts.append(rest)
+            return []
+        lines = b"".join([*self.parts, head]).split(b"\n")
+        self.parts = [rest] if rest else []
         return lines
+
+
+def _exit(status: int) -> None:
+    """Ends the process at once, whatever its threads do."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except Exception:
+            pass
+    os._exit(status)
+
+
+_decode = json.JSONDecoder().raw_decode
+_LEVELS = {"debug": "debug", "info": "info", "warn": "warn", "warning": "warn", "error": "error", "critical": "error", "fatal": "error"}
 
 
 class _TryLink(_Link):
     """A link that shows people what a pod would get."""
 
     def __init__(self) -> None:
-        pass
+        self.telling, self.shield = threading.Lock(), _Shield()
+
+    def log(self, job: Dict[str, str], text: Any, level: str) -> None:
+        for line in str(text).splitlines() or [""]:
+            print(f"log: {_LEVELS.get(str(level).lower(), 'info')}: {line}", file=sys.stderr)
 
     def notify(self, method: str, params: Dict[str, Any]) -> None:
         if method == "progress":
             total = f" of {params['total']}" if params["total"] else ""
             print(f"progress: {params['done']}{total} {params['unit']} {params['note']}".rstrip(), file=sys.stderr)
-        elif method == "log":
-            print(f"log: {params['level']}: {params['line']}", file=sys.stderr)
 
 
 class _Refusal(Exception):
@@ -375,9 +495,18 @@ def _functions(model: type) -> Dict[str, Callable]:
     own = {name for name in dir(Model)}
     return {
         name: f
-        for name, f in inspect.getmembers(model, inspect.isfunction)
+        for name, f in inspect.getmembers(model, inspect.isroutine)
         if not name.startswith("_") and name not in own and name not in ("load", "close", "versions")
     }
+
+
+def _drops_version(function: Callable) -> bool:
+    """Whether a version in the kwargs, which has picked the process already, is none of the function's."""
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except (TypeError, ValueError):
+        return False
+    return not any(p.name == "version" or p.kind is p.VAR_KEYWORD for p in parameters)
 
 
 def _describe(functions: Dict[str, Callable]) -> List[Dict[str, Any]]:
@@ -396,19 +525,30 @@ def _traceback(error: BaseException) -> str:
     tb = error.__traceback__
     while tb is not None and tb.tb_frame.f_code.co_filename == __file__:
         tb = tb.tb_next
-    return "".join(traceback.format_exception(type(error), error, tb))
+    try:
+        return "".join(traceback.format_exception(type(error), error, tb))[-_MAX_LINE:]
+    except Exception as e:
+        return f"the traceback can't be shown: {type(e).__name__}"
+
+
+def _text(error: BaseException) -> str:
+    try:
+        text = str(error)
+    except Exception:
+        return "its text can't be shown"
+    return text if len(text) <= _MAX_TEXT else text[:_MAX_TEXT] + "…"
 
 
 def _refusal(error: BaseException, context: Optional[Context] = None) -> _Refusal:
     """What the pod is told of an exception."""
     if isinstance(error, _Refusal):
         return error
-    text = str(error)
+    text = _text(error)
     if isinstance(error, InputError):
         return _Refusal(_INVALID, text)
     if isinstance(error, VersionNotFound):
         return _Refusal(_NO_VERSION, text, {"versions": error.have})
-    if isinstance(error, (KeyboardInterrupt, asyncio.CancelledError)) and (isinstance(error, Cancelled) or context is not None and context.cancelled):
+    if isinstance(error, (KeyboardInterrupt, asyncio.CancelledError)) and context is not None and context.cancelled:
         return _Refusal(_CANCELED, "canceled")
     data = {"traceback": _traceback(error)}
     named = f"{type(error).__name__}: {text}" if text else type(error).__name__
@@ -439,6 +579,7 @@ class _Worker:
         self.makers = {f["name"] for f in _describe(self.functions) if f["makes_version"]}
         self.instance: Any = None
         self.methods: Dict[str, Callable] = {}
+        self.drops = {name for name, f in self.functions.items() if _drops_version(f)}
         self.told_versions: Optional[List[str]] = None
         self.loop: Optional[asyncio.AbstractEventLoop] = None
 
@@ -496,9 +637,11 @@ class _Worker:
         method = self.methods.get(params["func"])
         if method is None:
             raise _Refusal(_NO_FUNCTION, f"there is no function {params['func']!r}")
-        source = params.get("input")
+        source, kwargs = params.get("input"), params["kwargs"]
+        if "version" in kwargs and params["func"] in self.drops:
+            del kwargs["version"]
         try:
-            return method(context, source["path"] if source else os.devnull, **params["kwargs"])
+            return method(context, source["path"] if source else os.devnull, **kwargs)
         except TypeError as e:
             _check_arguments(e, self.functions[params["func"]])
             raise
@@ -508,23 +651,29 @@ class _Worker:
         context._finish()
         path = context._params["output_path"]
         if context._out is not None:
-            if value is not None:
+            if value is not None and value is not context._out:
                 raise TypeError(f"the function has written an output, and returned a {type(value).__name__} as well")
             return f'{{"output_size":{context._out._size}}}'
+        if type(value) in _PLAIN:
+            return self.json(path, value)
         if isinstance(value, (bytes, bytearray, memoryview)):
             with open(path, "wb") as f:
                 f.write(value)
             return f'{{"output_size":{memoryview(value).nbytes}}}'
         if isinstance(value, pathlib.Path):
-            if value.resolve().parent == context.work_dir.resolve():
-                os.replace(value, path)
+            source, given = value.resolve(), context._params.get("input")
+            if context.work_dir.resolve() in source.parents and not (given and os.path.samefile(given["path"], source)):
+                os.replace(source, path)
             else:
-                shutil.copyfile(value, path)
+                shutil.copyfile(source, path)
             return f'{{"output_size":{os.path.getsize(path)}}}'
+        return self.json(path, value)
+
+    def json(self, path: str, value: Any) -> str:
         try:
             text = _encode(value)
-        except ValueError as e:
-            raise ValueError(f"the result can't be JSON: {e}") from None
+        except (TypeError, ValueError, RecursionError) as e:
+            raise type(e)(f"the result can't be JSON: {_fault(value) or e}") from None
         if len(text) <= _MAX_VALUE:
             return f'{{"value":{text}}}'
         with open(path, "w", encoding="ascii") as f:
@@ -549,7 +698,7 @@ class _Worker:
         except BaseException as e:
             try:
                 context._finish()
-            except OSError:
+            except (OSError, ValueError):
                 pass  # the error that there is says more
             refusal = _refusal(e, context)
             link.error(id, refusal.code, refusal.message, refusal.data)
@@ -562,226 +711,412 @@ class _Worker:
             close()
 
 
-class _Single:
-    """Calls one after the other, in the main thread.
-
-    The main thread reads the socket itself, so that a small call takes no hand-over between threads. While a call runs, another thread looks at the socket now and then.
-    """
+class _Server:
+    """What has the socket. The main thread runs the calls; another one, watch, looks at the socket while it is busy."""
 
     def __init__(self, worker: _Worker, link: _Link) -> None:
         self.worker, self.link = worker, link
         self.reading = threading.Lock()  # held by who reads the socket
-        self.lines: "collections.deque[bytes]" = collections.deque()  # read, not handled
-        self.context: Optional[Context] = None  # of the call that runs
-        self.interruptible = False  # the function runs, and nothing else
+        self.queue: "collections.deque[Dict[str, Any]]" = collections.deque()  # messages that were read, and not handled
+        self.loading = True
+        self.quiet = 0.0  # until then a SIGINT may have been for a call that has ended
+        signal.signal(signal.SIGINT, self.signaled)
+        threading.Thread(target=self.watch, name="aipod-watch", daemon=True).start()
 
-    def run(self) -> None:
-        signal.signal(signal.SIGINT, self.interrupt)
-        threading.Thread(target=self.watch, name="aipod", daemon=True).start()
-        recv, feed, lines, loads = self.link.sock.recv, self.link.feed, self.lines, json.loads
-        while True:
-            with self.reading:
-                while not lines:
-                    data = recv(65536)
-                    if not data:
-                        return
-                    lines.extend(feed(data))
-                request = loads(lines.popleft().decode())
-            method = request["method"]
-            if method == "call":
-                self.call(request["id"], request["params"])
-            elif method == "shutdown":
-                self.worker.close()
+    def running(self) -> List[Context]:
+        raise NotImplementedError
+
+    def interrupt(self) -> None:
+        """SIGINT, in the main thread."""
+        raise NotImplementedError
+
+    def signaled(self, signum: int, frame: Any) -> None:
+        if self.link.shield.depth:
+            self.link.shield.late = self.interrupt
+        else:
+            self.interrupt()
+
+    def quit(self) -> None:
+        if time.monotonic() >= self.quiet:
+            _exit(0)
+
+    def take(self, messages: List[Dict[str, Any]]) -> None:
+        """The caller holds reading."""
+        for message in messages:
+            if message.get("method") == "cancel":
+                self.cancel(message["params"]["job_id"])
+            else:
+                self.queue.append(message)
+
+    def cancel(self, job_id: str) -> None:
+        for context in self.running():
+            if context.job_id == job_id:
+                self.cancel_call(context)
                 return
+        for message in self.queue:  # which has not begun
+            if message.get("method") == "call" and message["params"]["job_id"] == job_id:
+                message["canceled"] = True
 
-    def call(self, id: Any, params: Dict[str, Any]) -> None:
-        context = Context(self.link, params)
-        token = _context.set(context)
-        self.context = context
-        try:
-            self.worker.reply(self.link, id, context, lambda: self.function(context, params))
-        finally:
-            self.context = None
-            _context.reset(token)
+    def cancel_call(self, context: Context) -> None:
+        context._cancel()
+        if context._task is not None:
+            self.worker.event_loop().call_soon_threadsafe(self.cancel_task, context)
 
-    def function(self, context: Context, params: Dict[str, Any]) -> Any:
-        try:
-            self.interruptible = True
-            value = self.worker.begin(context, params)
-            if inspect.iscoroutine(value):
-                return self.coroutine(context, value)
-            return value
-        finally:
-            self.interruptible = False
+    def cancel_task(self, context: Context) -> None:
+        if context._task is not None:
+            context._task.cancel()
 
-    def coroutine(self, context: Context, coroutine: Any) -> Any:
-        loop = self.worker.event_loop()
-        context._task = task = loop.create_task(coroutine)
+    def ended(self, context: Context) -> None:
         if context._flag is not None and context.cancelled:
-            task.cancel()  # it came before there was a task
-        try:
-            return loop.run_until_complete(task)
-        except KeyboardInterrupt:
-            self.interruptible = False
-            task.cancel()
-            try:
-                loop.run_until_complete(task)
-            except BaseException:
-                pass  # of a task that is to end
-            raise
+            self.quiet = time.monotonic() + _LATE_SECONDS
 
-    def interrupt(self, signum: int, frame: Any) -> None:
-        if self.interruptible:
-            raise Cancelled()
-        if self.context is None:
-            os._exit(0)
+    def refuse(self, message: Dict[str, Any]) -> None:
+        if message.get("id") is not None:
+            self.link.error(message["id"], _NO_FUNCTION, f"the worker knows no method {message.get('method')!r}")
+
+    def peek(self) -> None:
+        """Takes what has come, unless somebody else reads."""
+        if self.reading.acquire(blocking=False):
+            try:
+                while True:
+                    self.take(self.link.receive(socket.MSG_DONTWAIT))
+            except BlockingIOError:
+                pass
+            finally:
+                self.reading.release()
 
     def watch(self) -> None:
-        """Looks for cancellations while a call runs, and tells the pod that the interpreter lives."""
-        sock, beaten, watched = self.link.sock, 0.0, None
+        """Looks for cancellations and the end of the pod, and tells that the interpreter lives."""
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # it is to interrupt the main thread's system calls
+        beaten = time.monotonic()
         while True:
             time.sleep(_WATCH_SECONDS)
-            context = self.context
-            if context is None or context is not watched:
-                watched, beaten = context, time.monotonic()
+            contexts = self.running()
+            if not contexts and not self.loading:
                 continue
-            if self.reading.acquire(blocking=False):
-                try:
-                    while select.select([sock], [], [], 0)[0]:
-                        data = sock.recv(65536, socket.MSG_DONTWAIT)
-                        if not data:
-                            os._exit(1)  # the pod is gone
-                        for line in self.link.feed(data):
-                            self.look(line)
-                except (BlockingIOError, InterruptedError):
-                    pass
-                except OSError:
-                    os._exit(1)
-                finally:
-                    self.reading.release()
-            if time.monotonic() - beaten >= _BEAT_SECONDS:
+            self.peek()
+            for context in contexts:
+                context._tick()
+            if contexts and time.monotonic() - beaten >= _BEAT_SECONDS:
                 beaten = time.monotonic()
                 self.link.notify("beat", {})
 
-    def look(self, line: bytes) -> None:
-        request = json.loads(line.decode())
+
+class _Single(_Server):
+    """Calls one after the other, in the main thread.
+
+    The main thread reads the socket itself, so that a small call takes no hand-over between threads.
+    """
+
+    def __init__(self, worker: _Worker, link: _Link) -> None:
+        self.context: Optional[Context] = None  # of the call that runs
+        self.interruptible = False  # the function runs, and nothing else
+        self.late = False  # SIGINT has come while a call was being answered
+        super().__init__(worker, link)
+
+    def running(self) -> List[Context]:
         context = self.context
-        if request["method"] != "cancel":
-            self.lines.append(line)
-        elif context is not None and request["params"]["job_id"] == context.job_id:
-            context._cancel()
-            task, loop = context._task, self.worker.loop
-            if task is not None and loop is not None:
-                loop.call_soon_threadsafe(task.cancel)
+        return [] if context is None else [context]
 
+    def interrupt(self) -> None:
+        if self.interruptible:
+            context = self.context
+            if context is not None and context._task is not None and asyncio.current_task(self.worker.loop) is None:
+                self.worker.event_loop().call_soon_threadsafe(self.cancel_task, context)  # it awaits something
+                return
+            self.interruptible = False  # once a call
+            raise Cancelled()
+        if self.context is None:
+            self.quit()
+        self.late = True
 
-class _Concurrent:
-    """Calls at the same time: coroutines on the main thread's loop, other functions in threads."""
-
-    def __init__(self, worker: _Worker, link: _Link, slots: int) -> None:
-        self.worker, self.link = worker, link
-        self.pool = ThreadPoolExecutor(max_workers=slots, thread_name_prefix="aipod")
-        self.calls: Dict[str, Context] = {}
-        self.loop = worker.event_loop()
-        self.ended = self.loop.create_future()
+    def next(self) -> Dict[str, Any]:
+        """The next message. The caller holds reading."""
+        while not self.queue:
+            self.take(self.link.receive())
+        return self.queue.popleft()
 
     def run(self) -> None:
-        signal.signal(signal.SIGINT, lambda signum, frame: None if self.calls else os._exit(0))
-        self.link.sock.setblocking(True)  # for those who write
-        self.loop.add_reader(self.link.sock.fileno(), self.read)
-        self.loop.call_later(_BEAT_SECONDS, self.beat)
-        self.loop.run_until_complete(self.ended)
-
-    def read(self) -> None:
-        try:
-            data = self.link.sock.recv(65536, socket.MSG_DONTWAIT)
-        except (BlockingIOError, InterruptedError):
-            return
-        except OSError:
-            data = b""
-        if not data:
-            os._exit(1 if self.calls else 0)  # the pod is gone
-        for line in self.link.feed(data):
-            request = json.loads(line.decode())
-            method, params = request["method"], request.get("params") or {}
+        self.reading.acquire()
+        self.loading = False
+        request = self.next()
+        while True:
+            method = request.get("method")
+            if method == "call" and request["params"]["func"] in self.worker.coroutines:
+                request = self.loop(self.serve(request))
+                continue
             if method == "call":
-                self.call(request["id"], params)
-            elif method == "cancel":
-                self.cancel(params["job_id"])
-            elif method == "shutdown" and not self.ended.done():
+                self.call(request)
+            elif method == "shutdown":
                 self.worker.close()
-                self.ended.set_result(None)
+                return
+            else:
+                self.refuse(request)
+            request = self.next()
 
-    def beat(self) -> None:
-        if self.calls:
-            self.link.notify("beat", {})
-        self.loop.call_later(_BEAT_SECONDS, self.beat)
-
-    def call(self, id: Any, params: Dict[str, Any]) -> None:
-        context = Context(self.link, params)
-        context._lock = threading.Lock()
-        self.calls[context.job_id] = context
-        if params["func"] in self.worker.coroutines:
-            context._task = self.loop.create_task(self.coroutine(id, context, params))
-        else:
-            self.pool.submit(self.thread, id, context, params)
-
-    def end(self, context: Context) -> None:
-        if self.calls.get(context.job_id) is context:
-            del self.calls[context.job_id]
-
-    async def coroutine(self, id: Any, context: Context, params: Dict[str, Any]) -> None:
-        _context.set(context)
+    def call(self, request: Dict[str, Any]) -> None:
+        context = self.begin(request)
+        value, error = None, None
         try:
-            value, error = await self.worker.begin(context, params), None
-        except BaseException as e:
-            value, error = None, e
+            try:
+                self.interruptible = True
+                self.check(context)
+                value = self.worker.begin(context, context._params)
+                if type(value) not in _PLAIN and inspect.isawaitable(value):
+                    value = self.loop(self.wait(context, value))
+                self.interruptible = False
+            except BaseException as e:
+                self.interruptible = False
+                error = e
+        except KeyboardInterrupt as e:  # between the two lines above
+            error = e
+        self.end(request, context, value, error)
+
+    async def serve(self, request: Dict[str, Any]) -> Dict[str, Any]:
+        """Runs calls of coroutine functions; returns the first message that is none.
+
+        One task awaits them all, so that a call that waits for nothing costs what one of a plain function costs.
+        """
+        task = asyncio.current_task()
+        while True:
+            context = self.begin(request)
+            context._task = task
+            value, error = None, None
+            try:
+                try:
+                    self.interruptible = True
+                    self.check(context)
+                    value = await self.worker.begin(context, context._params)
+                    self.interruptible = False
+                except BaseException as e:
+                    self.interruptible = False
+                    error = e
+            except KeyboardInterrupt as e:
+                error = e
+            context._task = None
+            while hasattr(task, "uncancel") and task.cancelling():
+                task.uncancel()
+            self.end(request, context, value, error)
+            request = self.next()
+            if request.get("method") != "call" or request["params"]["func"] not in self.worker.coroutines:
+                return request
+
+    def begin(self, request: Dict[str, Any]) -> Context:
+        context = Context(self.link, request["params"])
+        if "canceled" in request:
+            context._cancel()
+        _context.set(context)
+        self.context = context
+        self.reading.release()
+        return context
+
+    def check(self, context: Context) -> None:
+        if context._flag is not None and context.cancelled:
+            raise Cancelled()
+
+    def end(self, request: Dict[str, Any], context: Context, value: Any, error: Optional[BaseException]) -> None:
+        if isinstance(error, KeyboardInterrupt):
+            self.peek()  # the signal may have been faster than the notification
 
         def outcome() -> Any:
             if error is not None:
                 raise error
             return value
 
-        self.end(context)  # before the pod knows, which may send the next one then
-        self.worker.reply(self.link, id, context, outcome)
+        self.worker.reply(self.link, request["id"], context, outcome)
+        self.ended(context)
+        _context.set(None)
+        self.context = None
+        if self.late:
+            self.late = False
+            self.quit()
+        self.reading.acquire()
 
-    def thread(self, id: Any, context: Context, params: Dict[str, Any]) -> None:
+    async def wait(self, context: Context, value: Any) -> Any:
+        context._task = asyncio.current_task()
+        try:
+            return await value
+        finally:
+            context._task = None
+
+    def loop(self, coroutine: Any) -> Any:
+        """Runs a coroutine to its end, whatever else stops the loop: a task of the model's that exits, for instance."""
+        loop = self.worker.event_loop()
+        task = loop.create_task(coroutine)
+        while True:
+            try:
+                return loop.run_until_complete(task)
+            except (KeyboardInterrupt, SystemExit, RuntimeError):
+                if task.done():
+                    raise
+
+
+class _Concurrent(_Server):
+    """Calls at the same time: coroutines on the main thread's loop, other functions in threads."""
+
+    def __init__(self, worker: _Worker, link: _Link, slots: int) -> None:
+        self.calls: Dict[str, Context] = {}
+        quiet = signal.SIG_BLOCK, {signal.SIGINT}  # signals are for the main thread
+        self.pool = ThreadPoolExecutor(max_workers=slots, thread_name_prefix="aipod", initializer=signal.pthread_sigmask, initargs=quiet)
+        self.event_loop = worker.event_loop()
+        self.tasks: set = set()  # the loop's own references are weak
+        self.stop: Optional[asyncio.Future] = None
+        super().__init__(worker, link)
+
+    def running(self) -> List[Context]:
+        return list(self.calls.values())
+
+    def run(self) -> None:
+        self.stop = self.event_loop.create_future()
+        with self.reading:
+            self.handle()
+        self.loading = False
+        self.event_loop.add_reader(self.link.sock.fileno(), self.read)
+        while True:
+            try:
+                self.event_loop.run_until_complete(self.stop)
+                break
+            except (KeyboardInterrupt, SystemExit, RuntimeError):
+                if self.stop.done():
+                    raise
+        self.worker.close()
+
+    def read(self) -> None:
+        with self.reading:
+            try:
+                self.take(self.link.receive(socket.MSG_DONTWAIT))
+            except BlockingIOError:
+                pass  # watch was faster
+
+    def take(self, messages: List[Dict[str, Any]]) -> None:
+        super().take(messages)
+        if self.stop is not None:
+            self.handle()
+
+    def handle(self) -> None:
+        """Begins what is in the queue, from whichever thread has read it."""
+        while self.queue:
+            message = self.queue.popleft()
+            if message.get("method") == "call":
+                self.call(message)
+            elif message.get("method") == "shutdown":
+                self.event_loop.call_soon_threadsafe(self.shut)
+            else:
+                self.refuse(message)
+
+    def shut(self) -> None:
+        if self.calls:
+            self.event_loop.call_later(_WATCH_SECONDS, self.shut)
+        elif not self.stop.done():
+            self.stop.set_result(None)
+
+    def call(self, message: Dict[str, Any]) -> None:
+        id, params = message["id"], message["params"]
+        context = Context(self.link, params)
+        context._lock = threading.Lock()
+        if "canceled" in message:
+            context._cancel()
+        self.calls[context.job_id] = context
+        if params["func"] in self.worker.coroutines:
+            self.event_loop.call_soon_threadsafe(self.spawn, id, context)
+        else:
+            self.pool.submit(self.thread, id, context)
+
+    def spawn(self, id: Any, context: Context) -> None:
+        task = self.event_loop.create_task(self.coroutine(id, context))
+        self.tasks.add(task)
+        task.add_done_callback(self.tasks.discard)
+
+    async def coroutine(self, id: Any, context: Context) -> None:
         _context.set(context)
+        value, error = None, None
+        try:
+            try:
+                context._task = asyncio.current_task()
+                value = await self.begin(context)
+                context._task = None
+            except BaseException as e:
+                context._task = None
+                error = e
+        except KeyboardInterrupt as e:
+            context._task, error = None, e
+        self.end(id, context, value, error)
 
-        def outcome() -> Any:
+    def thread(self, id: Any, context: Context) -> None:
+        _context.set(context)
+        value, error = None, None
+        try:
             try:
                 context._thread = threading.get_ident()
-                value = self.worker.begin(context, params)
-                if inspect.iscoroutine(value):
-                    return asyncio.run_coroutine_threadsafe(value, self.loop).result()
-                return value
-            finally:
-                with context._lock:  # from here on nothing is raised in this thread
-                    context._thread = None
-                self.end(context)
+                value = self.begin(context)
+                if type(value) not in _PLAIN and inspect.isawaitable(value):
+                    value = asyncio.run_coroutine_threadsafe(self.wait(context, value), self.event_loop).result()
+            except BaseException as e:
+                error = e
+            self.release(context)
+        except Cancelled as e:  # it came late; it comes once
+            self.release(context)
+            error = error or e
+        self.end(id, context, value, error)
+        _context.set(None)
 
+    def release(self, context: Context) -> None:
+        """From here on nothing is raised in this thread."""
+        with context._lock:
+            context._thread = None
+        if context._flag is not None and context.cancelled:
+            _raise_in(threading.get_ident(), None)
+
+    def begin(self, context: Context) -> Any:
+        if context._flag is not None and context.cancelled:
+            raise Cancelled()
+        return self.worker.begin(context, context._params)
+
+    async def wait(self, context: Context, value: Any) -> Any:
+        context._task = asyncio.current_task()
         try:
-            self.worker.reply(self.link, id, context, outcome)
-        except Cancelled:
-            self.link.error(id, _CANCELED, "canceled")  # it came a moment too late
+            return await value
         finally:
-            _context.set(None)
+            context._task = None
 
-    def cancel(self, job_id: str) -> None:
-        context = self.calls.get(job_id)
-        if context is None:
-            return
-        context._cancel()
-        if context._task is not None:
-            context._task.cancel()
-        else:
-            self.loop.call_later(_THREAD_GRACE, self.raise_in, context)
+    def end(self, id: Any, context: Context, value: Any, error: Optional[BaseException]) -> None:
+        def outcome() -> Any:
+            if error is not None:
+                raise error
+            return value
+
+        self.ended(context)
+        self.calls.pop(context.job_id, None)  # before the pod knows, which may send the next one then
+        self.worker.reply(self.link, id, context, outcome)
+
+    def cancel_call(self, context: Context) -> None:
+        again = context._flag is not None and context.cancelled
+        super().cancel_call(context)
+        if not again and self.worker.loop is not None and context._params["func"] not in self.worker.coroutines:
+            self.event_loop.call_soon_threadsafe(self.event_loop.call_later, _THREAD_GRACE, self.raise_in, context)
 
     def raise_in(self, context: Context) -> None:
         """Raises Cancelled in a thread that has not noticed by itself."""
         with context._lock:
             if context._thread is not None:
-                ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(context._thread), ctypes.py_object(Cancelled))
+                _raise_in(context._thread, Cancelled)
+
+    def interrupt(self) -> None:
+        """The pod signals only when all calls that run are canceled."""
+        contexts = self.running()
+        if not contexts:
+            self.quit()
+        task = asyncio.current_task(self.event_loop) if self.event_loop.is_running() else None
+        for context in contexts:
+            if context.cancelled and context._task is not None:
+                if context._task is task:
+                    raise Cancelled()  # it doesn't come to its await
+                self.event_loop.call_soon_threadsafe(self.cancel_task, context)
+
+
+def _raise_in(thread: int, error: Optional[type]) -> None:
+    """Raises an error in a thread as soon as that runs Python code; None takes one back that was not raised yet."""
+    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), None if error is None else ctypes.py_object(error))
 
 
 def _serve(worker: _Worker, fd: int) -> int:
@@ -790,25 +1125,22 @@ def _serve(worker: _Worker, fd: int) -> int:
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(line_buffering=True)
     _link = link = _Link(socket.socket(fileno=fd))
+    link.sock.setblocking(True)
     if not logging.getLogger().handlers:
         logging.basicConfig(level=logging.INFO, handlers=[LogHandler()], format="%(name)s: %(message)s")
-    lines: List[bytes] = []
-    while not lines:
-        data = link.sock.recv(65536)
-        if not data:
-            return 1
-        lines = link.feed(data)
-    request = json.loads(lines[0].decode())
+    messages: List[Dict[str, Any]] = []
+    while not messages:
+        messages = link.receive()
+    request = messages[0]
     if request.get("method") != "initialize":
         print(f"aipod: the pod begins with {request.get('method')}, not with initialize", file=sys.stderr)
         return 1
+    slots = int(request["params"].get("slots", 1))
+    server = _Concurrent(worker, link, slots) if slots > 1 else _Single(worker, link)
+    server.queue.extend(messages[1:])
     if not worker.initialize(link, request["id"], request["params"]):
         return 1
-    slots = int(request["params"].get("slots", 1))
-    if slots > 1:
-        _Concurrent(worker, link, slots).run()
-    else:
-        _Single(worker, link).run()
+    server.run()
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(0)  # threads that run on, of canceled calls for instance, don't hold it up
@@ -882,7 +1214,7 @@ def run(model: type) -> None:
     ``--try FUNC [FILE|-] [key=value …]`` runs one.
     """
     worker = _Worker(model)
-    fd = os.environ.get("AIPOD_FD")
+    fd = os.environ.pop("AIPOD_FD", None)
     if fd is not None:
         sys.exit(_serve(worker, int(fd)))
     if sys.argv[1:2] == ["--try"]:

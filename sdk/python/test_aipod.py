@@ -143,6 +143,97 @@ if __name__ == "__main__":
     aipod.run(Test)
 """
 
+HARD = """
+import asyncio, os, sys, time
+import aipod
+
+class Mute(Exception):
+    def __str__(self):
+        raise RuntimeError("no text")
+
+class Hard(aipod.Model):
+    def load(self, version):
+        if version == "slow":
+            time.sleep(60)
+
+    def hello(self, context, path, name="world"):
+        return {"hello": name}
+
+    async def ahello(self, context, path, name="world"):
+        return {"hello": name}
+
+    def promise(self, context, path, **kwargs):
+        return self.ahello(context, path, **kwargs)
+
+    @staticmethod
+    def fixed(context, path):
+        return "fixed"
+
+    @classmethod
+    def named(cls, context, path):
+        return cls.__name__
+
+    def text(self, context, path, text="one\\ntwo", times=1):
+        context.log(text * times, "warning")
+
+    def fail(self, context, path, times=None):
+        raise ValueError("\\u00e4" * times) if times else Mute()
+
+    async def leave(self, context, path):
+        async def leave():
+            sys.exit(5)
+        await asyncio.gather(leave())
+
+    def hold(self, context, path, gate):
+        for n in range(1, 101):
+            context.progress(n, 100)
+        open(gate, "rb").read()
+
+    def wait(self, context, path):
+        context.log("asleep")
+        if context.wait_cancelled(60):
+            raise aipod.Cancelled
+
+    def spin(self, context, path):
+        context.log("asleep")
+        while True:
+            pass
+
+    async def aspin(self, context, path):
+        context.log("asleep")
+        while True:
+            pass
+
+    def chatter(self, context, path):
+        while True:
+            context.log("x" * 60_000)
+
+    def fork(self, context, path):
+        pid = os.fork()
+        return "of the child" if pid == 0 else os.waitpid(pid, 0)[1]
+
+    def sockets(self, context, path):
+        import stat
+        mine = [fd for fd in range(3, 64) if os.path.exists(f"/dev/fd/{fd}") and stat.S_ISSOCK(os.fstat(fd).st_mode)]
+        return [any(map(os.get_inheritable, mine)), "AIPOD_FD" in os.environ]
+
+    def deeper(self, context, path):
+        (context.work_dir / "sub").mkdir()
+        (context.work_dir / "sub" / "file").write_bytes(b"deep")
+        return context.work_dir / "sub" / "file"
+
+    def output(self, context, path):
+        out = context.output()
+        out.write(b"x")
+        return out
+
+    def scores(self, context, path):
+        return {"scores": [1.0, float("nan")]}
+
+if __name__ == "__main__":
+    aipod.run(Hard)
+"""
+
 SEED = """
 class Old:
     async def chaos(self, context, path, **kwargs):
@@ -154,7 +245,7 @@ class Old:
 class Pod:
     """A pod's side of one worker."""
 
-    def __init__(self, args, slots=1, version="", directory=None):
+    def __init__(self, args, slots=1, version="", directory=None, wait=True):
         self.directory = directory
         ours, theirs = socket.socketpair()
         os.set_inheritable(theirs.fileno(), True)
@@ -172,7 +263,7 @@ class Pod:
             "protocol": 1, "version": version, "slots": slots, "work_dir": str(directory / "process"),
             "data_dir": str(directory / "data"), "config": {"a": 1},
         })
-        self.start = self.answer(self.id)
+        self.start = self.answer(self.id) if wait else None
 
     def send(self, method, params, request=True):
         message = {"jsonrpc": "2.0", "method": method, "params": params}
@@ -473,6 +564,144 @@ class TestByHand(Case):
         needs = self.write("needs.py", SEED + "    def __init__(self, weights): pass\n")
         pod = self.pod([aipod, needs])
         self.assertIn("can't be made without arguments", pod.start["error"]["message"])
+
+
+class TestHardCases(Case):
+    """What a function, a signal or a lost pod must not do to the process."""
+
+    def hard(self, **more):
+        return self.pod([self.write("hard.py", HARD)], **more)
+
+    def alive(self, pod):
+        self.assertEqual(pod.value("hello"), {"hello": "world"})
+        self.assertEqual(pod.value("ahello"), {"hello": "world"})
+
+    def line(self, pod, method, params, **more):
+        return json.dumps({"jsonrpc": "2.0", "method": method, "params": params, **more}).encode() + b"\n"
+
+    def test_version_in_kwargs(self):
+        pod = self.hard()
+        self.assertEqual(pod.value("hello", {"version": "v1"}), {"hello": "world"})
+
+    def test_kinds_of_methods(self):
+        pod = self.hard()
+        self.assertEqual([pod.value("fixed"), pod.value("named"), pod.value("promise")], ["fixed", "Hard", {"hello": "world"}])
+
+    def test_texts(self):
+        pod = self.hard()
+        pod.call("text")
+        self.assertEqual([m["params"]["line"] for m in pod.told], ["one", "two"])
+        pod.call("text", {"text": "x", "times": 20 << 20})
+        self.assertLess(len(pod.told[-1]["params"]["line"]), 1 << 20)
+        self.assertLess(len(pod.call("fail", {"times": 20 << 20})["message"]), 1 << 20)
+        self.assertEqual(pod.call("fail")["code"], -32000)
+        self.assertEqual(pod.call("leave")["message"], "SystemExit: 5")
+        self.alive(pod)
+
+    def test_results(self):
+        pod = self.hard()
+        self.assertEqual(pod.call("deeper", job="a"), {"output_size": 4})
+        self.assertFalse((pod.output.parent / "sub" / "file").exists())
+        self.assertEqual(pod.call("output", job="b"), {"output_size": 1})
+        self.assertIn("the result['scores'][1] is nan", pod.call("scores", job="c")["message"])
+
+    def test_last_progress_comes(self):
+        pod = self.hard()
+        gate = str(self.directory / "gate")
+        os.mkfifo(gate)
+        id = pod.begin("hold", {"gate": gate})
+        pod.await_told("progress", done=100)
+        open(gate, "wb").close()
+        self.assertIn("result", pod.answer(id))
+
+    def test_cancel_with_the_call(self):
+        for slots in (1, 3):
+            pod = self.hard(slots=slots)
+            params = {"job_id": "job", "func": "wait", "version": "", "kwargs": {}, "input": None, "output_path": "", "work_dir": "", "metadata": {}, "attempt": 1}
+            pod.socket.sendall(self.line(pod, "call", params, id=100) + self.line(pod, "cancel", {"job_id": "job"}))
+            self.assertEqual(pod.answer(100)["error"]["code"], -32800)
+
+    def test_signal_after_the_call(self):
+        for slots in (1, 3):
+            pod = self.hard(slots=slots)
+            id = pod.begin("wait")
+            pod.await_told("log", line="asleep")
+            pod.cancel()
+            self.assertEqual(pod.answer(id)["error"]["code"], -32800)
+            pod.process.send_signal(signal.SIGINT)
+            self.alive(pod)
+
+    def test_signal_in_a_line(self):
+        """SIGINT comes while the function waits for the pod to read: what it writes is whole."""
+        pod = self.hard()
+        id = pod.begin("chatter")
+        pod.socket.recv(1)  # it has begun; now its socket fills
+        pod.told.append(json.loads(b"{" + pod.file.readline()))
+        stat = Path(f"/proc/{pod.process.pid}/stat")
+        while stat.exists() and stat.read_text().rpartition(")")[2].split()[0] != "S":  # it sleeps in send
+            time.sleep(0.01)
+        pod.cancel()
+        pod.process.send_signal(signal.SIGINT)
+        self.assertEqual(pod.answer(id)["error"]["code"], -32800)
+        self.alive(pod)
+
+    def test_signal_without_a_cancellation(self):
+        pod = self.hard()
+        id = pod.begin("spin")
+        pod.await_told("log", line="asleep")
+        pod.process.send_signal(signal.SIGINT)
+        self.assertEqual(pod.answer(id)["error"]["code"], -32000)
+        self.alive(pod)
+
+    def test_loop_that_is_held_up(self):
+        pod = self.hard(slots=3)
+        id = pod.begin("aspin")
+        pod.await_told("log", line="asleep")
+        pod.cancel()
+        pod.await_told("beat")  # so that it was read
+        pod.process.send_signal(signal.SIGINT)
+        self.assertEqual(pod.answer(id)["error"]["code"], -32800)
+        self.alive(pod)
+        pod.begin("aspin")
+        pod.told.clear()
+        pod.await_told("log", line="asleep")
+        pod.socket.shutdown(socket.SHUT_WR)
+        pod.process.wait(5)
+
+    def test_threads_many_times(self):
+        pod = self.hard(slots=3)
+        for _ in range(3):
+            ids = []
+            for n in range(3):
+                pod.told.clear()
+                ids.append(pod.begin("spin", job=f"j{n}"))
+                pod.await_told("log", line="asleep")
+            for n in range(3):
+                pod.cancel(f"j{n}")
+            answers = {}
+            while len(answers) < 3:
+                message = pod.read()
+                if "id" in message:
+                    answers[message["id"]] = message["error"]["code"]
+            self.assertEqual(answers, dict.fromkeys(ids, -32800))
+        self.alive(pod)
+
+    def test_pod_gone_while_loading(self):
+        pod = self.hard(version="slow", wait=False)
+        pod.socket.shutdown(socket.SHUT_WR)
+        self.assertIsNotNone(pod.process.wait(5))
+
+    def test_fork(self):
+        pod = self.hard()
+        self.assertEqual(pod.value("fork"), 0)
+        self.alive(pod)
+
+    def test_children_get_no_socket(self):
+        self.assertEqual(self.hard().value("sockets"), [False, False])
+
+    def test_unknown_request(self):
+        pod = self.hard()
+        self.assertEqual(pod.answer(pod.send("what", {}))["error"]["code"], -32601)
 
 
 if __name__ == "__main__":
