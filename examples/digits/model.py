@@ -41,7 +41,7 @@ def read(path):
 
 class Digits(aipod.Model):
     def load(self, version):
-        self.loaded = {}  # by name
+        self.loaded = {}  # by name: when its file was written, and the version
         if version:
             self.find(version)
 
@@ -49,13 +49,14 @@ class Digits(aipod.Model):
         return sorted(file.stem for file in self.data_dir.glob("*.pickle"))
 
     def find(self, name):
-        """A version, from memory or from the disk."""
-        if name not in self.loaded:
-            file = self.data_dir / f"{name}.pickle"
-            if name not in self.versions():
-                raise aipod.VersionNotFound(name, have=self.versions())
-            self.loaded[name] = pickle.loads(file.read_bytes())
-        return self.loaded[name]
+        """A version, from memory unless another process has trained it anew."""
+        if name not in self.versions():
+            raise aipod.VersionNotFound(name, have=self.versions())
+        file = self.data_dir / f"{name}.pickle"
+        written = file.stat().st_mtime_ns
+        if self.loaded.get(name, (None,))[0] != written:
+            self.loaded[name] = written, pickle.loads(file.read_bytes())
+        return self.loaded[name][1]
 
     def train(self, context, path, C=10.0, gamma=0.001, version=DEFAULT):
         """Trains: payload CSV with p0…p63 and label; kwargs C=10, gamma=0.001, version="default"."""
@@ -85,7 +86,6 @@ class Digits(aipod.Model):
             f.flush()
             os.fsync(f.fileno())
         os.replace(temporary, self.data_dir / f"{name}.pickle")
-        self.loaded[name] = what
 
     def predict(self, context, path, version=DEFAULT):
         """Predicts labels: payload CSV with p0…p63, and perhaps label; kwargs version="default"."""

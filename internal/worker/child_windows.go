@@ -1,5 +1,11 @@
 package worker
 
-import "syscall"
+import (
+	"errors"
+	"os"
+	"syscall"
+)
 
 func signalGroup(int, syscall.Signal) error { return nil }
+
+func socketPair() (ours, theirs *os.File, err error) { return nil, nil, errors.ErrUnsupported }

@@ -13,7 +13,6 @@ import (
 	"os"
 	"strconv"
 	"sync"
-	"syscall"
 	"time"
 )
 
@@ -72,13 +71,10 @@ var errDisconnected = errors.New("the worker's connection has ended")
 // newRPC makes a connection and the socket at its other end, which is the
 // caller's to close.
 func newRPC(log *slog.Logger, note func(string, json.RawMessage)) (*rpcConn, *os.File, error) {
-	fds, err := syscall.Socketpair(syscall.AF_UNIX, syscall.SOCK_STREAM, 0)
+	ours, theirs, err := socketPair()
 	if err != nil {
 		return nil, nil, fmt.Errorf("make socket pair: %w", err)
 	}
-	syscall.CloseOnExec(fds[0])
-	syscall.CloseOnExec(fds[1])
-	ours, theirs := os.NewFile(uintptr(fds[0]), "worker"), os.NewFile(uintptr(fds[1]), "pod")
 	conn, err := net.FileConn(ours) // a duplicate that can wait and be interrupted
 	err = errors.Join(err, ours.Close())
 	if err != nil {
