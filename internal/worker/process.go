@@ -273,6 +273,9 @@ func (p *process) Call(ctx context.Context, c *Call) (json.RawMessage, error) {
 		params.Deadline = &deadline
 	}
 	call, err := p.conn.send("call", params)
+	if err != nil && !errors.Is(err, errDisconnected) {
+		return nil, err // it was never sent, and will not be answered
+	}
 	var answer json.RawMessage
 	if err == nil {
 		answer, err = p.conn.wait(ctx, call)
