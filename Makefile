@@ -12,6 +12,8 @@ PROTOC_GEN_CONNECT_GO := $(TOOLS)/protoc-gen-connect-go-v1.21.1
 GOLANGCI_LINT := $(TOOLS)/golangci-lint-v2.15.0
 GRPCURL := $(TOOLS)/grpcurl-v1.9.4
 CONFORMANCE := $(TOOLS)/connectconformance-v1.0.7
+# The page's tools and libraries, which npm installs as web/package-lock.json says.
+WEB := web/node_modules/.package-lock.json
 TOXIPROXY := $(TOOLS)/toxiproxy-server-v2.5.0
 
 .PHONY: help
@@ -19,7 +21,7 @@ help: ## Show this help
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  %-16s %s\n", $$1, $$2 }'
 
 .PHONY: test
-test: lint generate-check unit fuzz cross e2e ## Install what is needed and run all checks and tests
+test: lint generate-check unit web-test fuzz cross e2e ## Install what is needed and run all checks and tests
 
 .PHONY: unit
 unit: ## Run the Go tests with the race detector
@@ -38,17 +40,27 @@ lint: $(BUF) $(GOLANGCI_LINT) ## gofmt, go vet, golangci-lint, buf lint, buf bre
 	./proto/breaking.sh
 
 .PHONY: generate
-generate: $(BUF) $(PROTOC_GEN_GO) $(PROTOC_GEN_CONNECT_GO) ## Generate gen/ from proto/, and what the conformance suite needs
+generate: $(BUF) $(PROTOC_GEN_GO) $(PROTOC_GEN_CONNECT_GO) $(WEB) ## Generate gen/ and web/src/gen from proto/, and what the conformance suite needs
 	buf generate
 	./e2e/conformance/generate.sh
 
 .PHONY: generate-check
-generate-check: $(BUF) $(PROTOC_GEN_GO) $(PROTOC_GEN_CONNECT_GO) ## Check that gen/ is what proto/ says
+generate-check: $(BUF) $(PROTOC_GEN_GO) $(PROTOC_GEN_CONNECT_GO) $(WEB) ## Check that gen/ is what proto/ says, and web/dist what web/src does
 	rm -rf .tools/check && mkdir -p .tools/check
 	buf generate --output .tools/check
 	./e2e/conformance/generate.sh --output ../../.tools/check/conformance
-	diff -r gen .tools/check/gen && diff -r e2e/conformance/gen .tools/check/conformance/gen || \
+	diff -r gen .tools/check/gen && diff -r web/src/gen .tools/check/web/src/gen && diff -r e2e/conformance/gen .tools/check/conformance/gen || \
 	  { echo "generated code is not current: run make generate and commit it" >&2; exit 1; }
+	cd web && npx tsc --noEmit && npx vite build --logLevel warn --outDir ../.tools/check/dist --emptyOutDir
+	diff -r web/dist .tools/check/dist || { echo "the page is not current: run make web and commit web/dist" >&2; exit 1; }
+
+.PHONY: web
+web: $(WEB) ## Build the page into web/dist
+	cd web && npm run --silent build
+
+.PHONY: web-test
+web-test: $(WEB) ## Test the page's code that needs no browser
+	cd web && npm test --silent
 
 .PHONY: cross
 cross: ## Compile for the platforms that are supported
@@ -84,7 +96,7 @@ links: ## Measure adaptive sending on shaped links and write docs/links.md; need
 
 .PHONY: clean
 clean: ## Remove the tools and what the tests made
-	rm -rf .tools bin e2e/artifacts e2e/node/node_modules
+	rm -rf .tools bin e2e/artifacts e2e/node/node_modules web/node_modules web/lib
 
 # install builds a pinned tool and gives it its plain name, too.
 define install
@@ -92,6 +104,11 @@ define install
 	mv $(TOOLS)/$(notdir $(1)) $@
 	ln -sf $(notdir $@) $(TOOLS)/$(notdir $(1))
 endef
+
+# No package's own scripts are run: none is needed.
+$(WEB): web/package-lock.json
+	cd web && npm ci --ignore-scripts --no-audit --no-fund
+	touch $@
 
 $(BUF):
 	$(call install,github.com/bufbuild/buf/cmd/buf,v1.75.0)

@@ -25,6 +25,8 @@ need python3-grpcio /usr/bin/python3 -c 'import grpc'
 need python3-protobuf /usr/bin/python3 -c 'import google.protobuf'
 need python3-sklearn /usr/bin/python3 -c 'import sklearn'
 need python3-zstandard /usr/bin/python3 -c 'import zstandard'
+need chromium test -x /usr/bin/chromium
+need fonts-wqy-microhei test -e /usr/share/fonts/truetype/wqy/wqy-microhei.ttc # a font for Chinese
 need ca-certificates test -e /etc/ssl/certs/ca-certificates.crt
 
 if [ ${#packages[@]} -gt 0 ]; then

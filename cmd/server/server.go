@@ -46,12 +46,23 @@ type options struct {
 
 // run is the whole command; it returns the exit code.
 func run(args []string, env func(string) (string, bool), stdout, stderr io.Writer) int {
+	code := exitOK
+	cmd := command(env, stdout, stderr, &code)
+	cmd.SetArgs(args)
+	if err := cmd.Execute(); err != nil {
+		fmt.Fprintf(stderr, "server: %v; see server --help\n", err)
+		return exitUsage
+	}
+	return code
+}
+
+// command is the command line. It sets code when it has run.
+func command(env func(string) (string, bool), stdout, stderr io.Writer, code *int) *cobra.Command {
 	opts := options{
 		maxMessage: 64 << 20,
 		streamWin:  8 << 20,
 		connWin:    16 << 20,
 	}
-	code := exitOK
 	cmd := &cobra.Command{
 		Use:   "server [flags] [-- COMMAND…]",
 		Short: "A pod: it moves payloads of any size to a model's functions, and results back",
@@ -95,6 +106,7 @@ once.`,
 	f.DurationVar(&opts.pod.Transport.PingTimeout, "ping-timeout", 120*time.Second, "how long the answer to a PING may take")
 	f.Var(&opts.streamWin, "stream-window", "HTTP/2 receive window of a stream")
 	f.Var(&opts.connWin, "conn-window", "HTTP/2 receive window of a connection")
+	f.StringSliceVar(&opts.pod.CORSOrigins, "cors-origin", nil, "let pages of this `origin` call the pod, such as https://app.example; repeat it, or * for all pages, which then send no credentials")
 	f.StringVar(&opts.pod.TLSCert, "tls-cert", "", "PEM file with the certificate; with --tls-key")
 	f.StringVar(&opts.pod.TLSKey, "tls-key", "", "PEM file with the key")
 	f.StringVar(&opts.logFormat, "log-format", "auto", "auto, text or json; auto is text on a terminal")
@@ -115,19 +127,14 @@ once.`,
 		if err != nil {
 			return err
 		}
-		code = serve(opts, log)
+		*code = serve(opts, log)
 		return nil
 	}
-	cmd.AddCommand(checkCommand(stdout, stderr, &code))
-	cmd.CompletionOptions.DisableDefaultCmd = true
-	cmd.SetArgs(args)
+	cmd.AddCommand(checkCommand(stdout, stderr, code))
 	cmd.SetOut(stdout)
 	cmd.SetErr(stderr)
-	if err := cmd.Execute(); err != nil {
-		fmt.Fprintf(stderr, "server: %v; see server --help\n", err)
-		return exitUsage
-	}
-	return code
+	complete(cmd)
+	return cmd
 }
 
 // commandArgs takes arguments only after "--": they are the worker's command.

@@ -58,6 +58,7 @@ class Digits(aipod.Model):
             self.loaded[name] = written, pickle.loads(file.read_bytes())
         return self.loaded[name][1]
 
+    @aipod.payload("text/csv")
     def train(self, context, path, C=10.0, gamma=0.001, version=DEFAULT):
         """Trains: payload CSV with p0…p63 and label; kwargs C=10, gamma=0.001, version="default"."""
         name = context.version or version
@@ -87,6 +88,7 @@ class Digits(aipod.Model):
             os.fsync(f.fileno())
         os.replace(temporary, self.data_dir / f"{name}.pickle")
 
+    @aipod.payload("text/csv")
     def predict(self, context, path, version=DEFAULT):
         """Predicts labels: payload CSV with p0…p63, and perhaps label; kwargs version="default"."""
         name = self.version or version
@@ -98,6 +100,7 @@ class Digits(aipod.Model):
             result["accuracy"] = float((predicted == labels).mean())
         return result
 
+    @aipod.payload("none")
     def log(self, context, path, version=DEFAULT):
         """Tells the training log of a version: kwargs version="default"."""
         name = self.version or version

@@ -241,10 +241,12 @@ func memoryBlob(s *spool.Spool, data []byte) (*spool.Blob, error) {
 // ErrSuperseded ends a Writer when a newer one has begun.
 var ErrSuperseded = errors.New("superseded: a newer stream writes this job's input now")
 
-// A Writer writes a job's input. A job has one: the newest.
+// A Writer writes a job's input. A job has one: the newest. It is safe for
+// concurrent use.
 type Writer struct {
-	job  *Job
-	lost chan struct{} // closed when there is a newer one
+	job    *Job
+	lost   chan struct{} // closed when there is a newer one
+	shared bool
 }
 
 // Writer makes the caller the one who writes the input, and ends the Writer
@@ -252,10 +254,25 @@ type Writer struct {
 func (j *Job) Writer() *Writer {
 	j.mu.Lock()
 	defer j.mu.Unlock()
+	return j.newWriterLocked(false)
+}
+
+// SharedWriter is the Writer of all who write single chunks, in any order. It ends
+// a Writer that isn't shared.
+func (j *Job) SharedWriter() *Writer {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if j.writer != nil && j.writer.shared {
+		return j.writer
+	}
+	return j.newWriterLocked(true)
+}
+
+func (j *Job) newWriterLocked(shared bool) *Writer {
 	if j.writer != nil {
 		close(j.writer.lost)
 	}
-	j.writer = &Writer{job: j, lost: make(chan struct{})}
+	j.writer = &Writer{job: j, lost: make(chan struct{}), shared: shared}
 	return j.writer
 }
 
@@ -291,8 +308,34 @@ func (w *Writer) Put(off int64, p []byte) (committed int64, err error) {
 		return j.Committed(), worker.Invalidf("a chunk ends at %d, but the input has %d bytes by its spec", end, spec.Size)
 	}
 	committed, err = j.in.put(off, p)
-	j.changed.send()
+	if !isGap(err) { // of which nobody has to know, and PutInTurn not of its own
+		j.changed.send()
+	}
 	return committed, err
+}
+
+func isGap(err error) bool {
+	var gap *spool.GapError
+	return errors.As(err, &gap)
+}
+
+// PutInTurn is Put for a chunk that may be before its turn: others, which come at
+// the same time, are to fill the gap. It waits for that until ctx ends, and then
+// returns the *spool.GapError.
+func (w *Writer) PutInTurn(ctx context.Context, off int64, p []byte) (committed int64, err error) {
+	for {
+		changed := w.job.Changed()
+		committed, err = w.Put(off, p)
+		if !isGap(err) {
+			return committed, err
+		}
+		select {
+		case <-changed:
+		case <-w.lost:
+		case <-ctx.Done():
+			return committed, err
+		}
+	}
 }
 
 // Close ends the input and queues the job. It returns when the job will survive

@@ -10,6 +10,7 @@ import (
 	"sync"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -220,6 +221,60 @@ func TestWriterSuperseded(t *testing.T) {
 		} else {
 			j.Close()
 		}
+	}
+}
+
+// Chunks that come in any order find their place, and those who write them are
+// not in one another's way; a stream is.
+func TestSharedWriter(t *testing.T) {
+	p := startPod(t, t.TempDir(), podConfig{})
+	j := p.create(t, "j", Spec{Func: "echo"})
+	stream := j.Writer()
+	input := pattern(40_000)
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	var wg sync.WaitGroup
+	for off := 30_000; off >= 0; off -= 10_000 {
+		wg.Go(func() {
+			if _, err := j.SharedWriter().PutInTurn(ctx, int64(off), input[off:off+10_000]); err != nil {
+				t.Errorf("put at %d: %v", off, err)
+			}
+		})
+		time.Sleep(5 * time.Millisecond) // so that the first comes last
+	}
+	wg.Wait()
+	if _, err := stream.Put(0, input[:1]); !errors.Is(err, ErrSuperseded) {
+		t.Errorf("the stream from before writes: %v", err)
+	}
+	crc := checksumOf(input)
+	if err := j.SharedWriter().Close(t.Context(), int64(len(input)), &crc); err != nil {
+		t.Fatal(err)
+	}
+	wantResult(t, j, echoed(input))
+}
+
+func TestPutInTurnGivesUp(t *testing.T) {
+	p := startPod(t, t.TempDir(), podConfig{})
+	j := p.create(t, "j", Spec{Func: "echo"})
+	shared := j.SharedWriter()
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
+	defer cancel()
+	var gap *spool.GapError
+	if n, err := shared.PutInTurn(ctx, 10, pattern(5)); n != 0 || !errors.As(err, &gap) || gap.Committed != 0 {
+		t.Errorf("nothing fills the gap: %d, %v", n, err)
+	}
+	waited := make(chan error, 1)
+	go func() {
+		_, err := shared.PutInTurn(t.Context(), 10, pattern(5))
+		waited <- err
+	}()
+	time.Sleep(20 * time.Millisecond)
+	j.Writer()
+	if err := <-waited; !errors.Is(err, ErrSuperseded) {
+		t.Errorf("a stream takes over: %v, want ErrSuperseded", err)
+	}
+	if err := p.Delete(j.ID); err != nil {
+		t.Error(err)
 	}
 }
 

@@ -98,8 +98,8 @@ func chunkFrom(c *aipodv1.Chunk, buf []byte) ([]byte, error) {
 // upload that stalls has none.
 var decoded = sync.Pool{New: func() any { return new([]byte) }}
 
-// put decodes a chunk and writes it.
-func put(w *job.Writer, c *aipodv1.Chunk) error {
+// put decodes a chunk and has it written.
+func put(c *aipodv1.Chunk, write func(off int64, p []byte) (int64, error)) error {
 	buf := decoded.Get().(*[]byte)
 	defer decoded.Put(buf)
 	data, err := chunkFrom(c, *buf)
@@ -109,9 +109,13 @@ func put(w *job.Writer, c *aipodv1.Chunk) error {
 	if c.GetCoding() == aipodv1.Coding_CODING_ZSTD {
 		*buf = data[:0]
 	}
-	_, err = w.Put(c.GetOffset(), data)
+	_, err = write(c.GetOffset(), data)
 	return err
 }
+
+// maxAhead is how far, in bytes, a chunk may be before its turn: a browser has
+// several on their way, on connections of their own.
+const maxAhead = 64 << 20
 
 func (h *jobHandler) WriteInput(ctx context.Context, req *connect.Request[aipodv1.WriteInputRequest]) (*connect.Response[aipodv1.WriteInputResponse], error) {
 	j, err := h.pod.get(req.Msg.GetJobId())
@@ -122,17 +126,23 @@ func (h *jobHandler) WriteInput(ctx context.Context, req *connect.Request[aipodv
 	if chunk == nil && end == nil {
 		return nil, invalidf("neither chunk nor close_input is set: there is nothing to do")
 	}
-	w := j.Writer()
+	// Nobody likes a unary call that is silent. A chunk may wait for those before
+	// it, which are on their way; a large input may take long to be stored.
+	ctx, cancel := context.WithTimeout(ctx, h.pod.cfg.Heartbeat)
+	defer cancel()
+	w := j.SharedWriter()
 	if chunk != nil {
-		if err := put(w, chunk); err != nil {
+		err := put(chunk, func(off int64, p []byte) (int64, error) {
+			if off > j.Committed()+maxAhead {
+				return w.Put(off, p)
+			}
+			return w.PutInTurn(ctx, off, p)
+		})
+		if err != nil {
 			return nil, err
 		}
 	}
 	if end != nil {
-		// A large input may take long to be stored, and nobody likes a unary call
-		// that is silent.
-		ctx, cancel := context.WithTimeout(ctx, h.pod.cfg.Heartbeat)
-		defer cancel()
 		if err := w.Close(ctx, end.GetSize(), end.Crc32C); err != nil {
 			return nil, err
 		}
@@ -239,13 +249,4 @@ func (h *jobHandler) DeleteJob(_ context.Context, req *connect.Request[aipodv1.D
 		return nil, err
 	}
 	return connect.NewResponse(&aipodv1.DeleteJobResponse{}), nil
-}
-
-func (h *jobHandler) ListFunctions(context.Context, *connect.Request[aipodv1.ListFunctionsRequest]) (*connect.Response[aipodv1.ListFunctionsResponse], error) {
-	d := h.pod.pool.Describe()
-	res := &aipodv1.ListFunctionsResponse{Model: d.Model, Versions: d.Versions}
-	for _, f := range d.Functions {
-		res.Functions = append(res.Functions, &aipodv1.Function{Name: f.Name, Doc: f.Doc})
-	}
-	return connect.NewResponse(res), nil
 }

@@ -33,6 +33,7 @@ import (
 	"github.com/aipod/aipod/internal/spool"
 	"github.com/aipod/aipod/internal/transport"
 	"github.com/aipod/aipod/internal/worker"
+	"github.com/aipod/aipod/web"
 )
 
 // Config is what a Pod needs. OpenModel and DataDir are required.
@@ -73,6 +74,10 @@ type Config struct {
 	// DrainTimeout is how long it then waits for running jobs, default 30s.
 	DrainTimeout time.Duration
 
+	// CORSOrigins are the origins, besides the pod's own, whose pages may call it:
+	// "https://app.example", "https://*.example", or "*" for all, which then send no
+	// credentials.
+	CORSOrigins []string
 	// Transport tunes HTTP; see transport.ServerConfig. ConnContext and Logger
 	// are set by the pod.
 	Transport transport.ServerConfig
@@ -94,16 +99,17 @@ var services = []string{aiconnect.AIName, aipodv1connect.JobServiceName}
 
 // A Pod serves one model.
 type Pod struct {
-	cfg    Config
-	certs  []tls.Certificate // none for plain text
-	log    *slog.Logger
-	lock   *flock.Flock
-	spool  *spool.Spool
-	model  worker.Model
-	pool   *worker.Pool
-	table  *job.Table
-	health *grpchealth.StaticChecker
-	mux    http.Handler
+	cfg     Config
+	started time.Time
+	certs   []tls.Certificate // none for plain text
+	log     *slog.Logger
+	lock    *flock.Flock
+	spool   *spool.Spool
+	model   worker.Model
+	pool    *worker.Pool
+	table   *job.Table
+	health  *grpchealth.StaticChecker
+	mux     http.Handler
 	// stopped is closed when the pod waits for jobs no longer.
 	stopped chan struct{}
 }
@@ -126,6 +132,9 @@ func Open(cfg Config) (*Pod, error) {
 	case (cfg.TLSCert == "") != (cfg.TLSKey == ""):
 		return nil, errors.New("open pod: a TLS certificate needs its key and the key its certificate: give both files")
 	}
+	if err := checkOrigins(cfg.CORSOrigins); err != nil {
+		return nil, fmt.Errorf("open pod: %w", err)
+	}
 	var certs []tls.Certificate
 	if cfg.TLSCert != "" {
 		cert, err := tls.LoadX509KeyPair(cfg.TLSCert, cfg.TLSKey)
@@ -144,7 +153,7 @@ func Open(cfg Config) (*Pod, error) {
 	case !locked:
 		return nil, fmt.Errorf("open pod: another pod uses the data directory %s: stop it or choose another one", cfg.DataDir)
 	}
-	p := &Pod{cfg: cfg, certs: certs, log: cfg.Logger, lock: lock, stopped: make(chan struct{})}
+	p := &Pod{cfg: cfg, started: time.Now(), certs: certs, log: cfg.Logger, lock: lock, stopped: make(chan struct{})}
 	var err error
 	p.spool, err = spool.Open(spool.Config{Dir: filepath.Join(cfg.DataDir, "spool"), Budget: cfg.SpoolBudget})
 	if err != nil {
@@ -187,7 +196,8 @@ func (p *Pod) routes() http.Handler {
 		grpchealth.HealthV1ServiceName, grpcreflect.ReflectV1ServiceName, grpcreflect.ReflectV1AlphaServiceName)...)
 	mux.Handle(grpcreflect.NewHandlerV1(reflector, opts...))
 	mux.Handle(grpcreflect.NewHandlerV1Alpha(reflector, opts...))
-	return transport.Middleware(mux)
+	mux.Handle("/", web.Handler())
+	return withCORS(p.cfg.CORSOrigins, transport.Middleware(mux))
 }
 
 func (p *Pod) setHealth(status grpchealth.Status) {

@@ -38,6 +38,8 @@ type testModel struct {
 	parts   chan []byte        // what "grow" writes
 	calls   []*worker.Call     // in order of arrival
 	funcs   map[string]runFunc // by name
+	// described is a function that ListFunctions has besides, the last one.
+	described worker.Function
 }
 
 type runFunc func(ctx context.Context, c *worker.Call) (json.RawMessage, error)
@@ -105,6 +107,9 @@ func (m *testModel) Describe() worker.Description {
 	d := worker.Description{Model: "test"}
 	for name := range m.funcs {
 		d.Functions = append(d.Functions, worker.Function{Name: name})
+	}
+	if m.described.Name != "" {
+		d.Functions = append(d.Functions, m.described)
 	}
 	return d
 }

@@ -194,7 +194,7 @@ func (in *runInput) consume(msg *aipodv1.RunRequest) error {
 	}
 	switch m := msg.GetMessage().(type) {
 	case *aipodv1.RunRequest_Chunk:
-		return put(in.writer, m.Chunk)
+		return put(m.Chunk, in.writer.Put)
 	case *aipodv1.RunRequest_CloseInput:
 		// The handler's heartbeats go on meanwhile, however long it takes.
 		in.closed = true

@@ -23,36 +23,74 @@ type function struct {
 // functions are ascending by name.
 var functions = []function{
 	{worker.Function{
-		Name: "chaos",
-		Doc:  "Echo: copies the payload, of any kind and size, to the output; kwargs are ignored",
+		Name:   "chaos",
+		Doc:    "Echo: copies the payload, of any kind and size, to the output; kwargs are ignored",
+		Kwargs: kwargsSchema(),
 	}, instance.chaos},
 	{worker.Function{
-		Name: "hello",
-		Doc:  "Says hello: no payload; kwargs name=\"world\", any others are ignored",
+		Name:   "hello",
+		Doc:    "Says hello: no payload; kwargs name=\"world\", any others are ignored",
+		Kwargs: kwargsSchema(`"name": {"type": "string", "default": "world", "description": "whom"}`), Payload: worker.NoPayload,
 	}, instance.hello},
 	{worker.Function{
-		Name: "log",
-		Doc:  "Tells the training log of a version: no payload; kwargs version=\"default\"",
+		Name:   "log",
+		Doc:    "Tells the training log of a version: no payload; kwargs version=\"default\"",
+		Kwargs: kwargsSchema(), Payload: worker.NoPayload,
 	}, instance.log},
 	{worker.Function{
 		Name: "predict",
 		Doc: "Predicts classes: payload CSV with a header and the feature columns; kwargs version=\"default\"; " +
 			"beyond 100000 probabilities the same JSON is the output",
+		Kwargs: kwargsSchema(), Payload: csvType,
 	}, instance.predict},
 	{worker.Function{
-		Name: "sha256",
-		Doc:  "Computes the SHA-256 of the payload, of any kind and size; no kwargs but version, which is ignored",
+		Name:   "sha256",
+		Doc:    "Computes the SHA-256 of the payload, of any kind and size; no kwargs but version, which is ignored",
+		Kwargs: kwargsSchema(),
 	}, instance.sha256},
 	{worker.Function{
-		Name: "sleep",
-		Doc:  "Sleeps: no payload; kwargs seconds=NUMBER from 0 to 86400",
+		Name:   "sleep",
+		Doc:    "Sleeps: no payload; kwargs seconds=NUMBER from 0 to 86400",
+		Kwargs: kwargsSchema(`"seconds": {"type": "number", "minimum": 0, "maximum": 86400}`, "seconds"), Payload: worker.NoPayload,
 	}, instance.sleep},
 	{worker.Function{
 		Name: "train",
 		Doc: "Trains a classifier: payload CSV with a header; kwargs target=COLUMN, version=\"default\", test_fraction=0.2, " +
 			"seed=1, l2=0.1, max_iterations=1000, categorical=[COLUMN…]",
+		Kwargs: kwargsSchema(`
+			"target": {"type": "string", "description": "the column to predict"},
+			"test_fraction": {"type": "number", "default": 0.2, "minimum": 0, "maximum": 0.9, "description": "rows held out to measure the accuracy"},
+			"seed": {"type": "integer", "default": 1, "minimum": 0, "description": "chooses the rows that are held out"},
+			"l2": {"type": "number", "default": 0.1, "minimum": 0, "maximum": 1e6, "description": "strength of the regularization"},
+			"max_iterations": {"type": "integer", "default": 1000, "minimum": 1, "maximum": 10000},
+			"categorical": {"type": "array", "items": {"type": "string"}, "description": "columns of numbers that are categories"}`,
+			"target"),
+		Payload:      csvType,
 		MakesVersion: true,
 	}, instance.train},
+}
+
+// csvType is the media type of tables.
+const csvType = "text/csv"
+
+// kwargsSchema makes the JSON Schema of kwargs: their properties as JSON, and the
+// names of those that are required. The version is not among them: it has a field
+// of its own in the spec of a job.
+func kwargsSchema(parts ...string) json.RawMessage {
+	properties, required := "", []string{}
+	if len(parts) > 0 {
+		properties, required = parts[0], parts[1:]
+	}
+	names, err := json.Marshal(required)
+	if err != nil {
+		panic(err) // strings can always be encoded
+	}
+	var compact bytes.Buffer
+	schema := fmt.Sprintf(`{"type": "object", "properties": {%s}, "required": %s}`, properties, names)
+	if err := json.Compact(&compact, []byte(schema)); err != nil {
+		panic(err) // a mistake in this package
+	}
+	return compact.Bytes()
 }
 
 // A word is a string kwarg that may be given as a number, which is what command

@@ -72,11 +72,10 @@ func (c CommandConfig) withDefaults() (CommandConfig, error) {
 	if c.Logger == nil {
 		c.Logger = slog.Default()
 	}
-	var object map[string]json.RawMessage
 	switch {
 	case len(c.Command) == 0 || c.Command[0] == "":
 		return c, errors.New("no worker command given: put it after --")
-	case json.Unmarshal(c.Settings, &object) != nil:
+	case !isObject(c.Settings):
 		return c, fmt.Errorf("the worker's configuration is not a JSON object: %.80s", c.Settings)
 	}
 	for _, v := range c.Env {
@@ -195,6 +194,12 @@ func (m *Command) setVersions(versions []string) {
 
 var validFunction = regexp.MustCompile(`^[A-Za-z0-9_.-]{1,64}$`)
 
+// isObject is for JSON, or nothing.
+func isObject(text json.RawMessage) bool {
+	var object map[string]json.RawMessage
+	return len(text) == 0 || json.Unmarshal(text, &object) == nil
+}
+
 // describe takes what a process has answered to initialize. What the pod shows is
 // what the default version can do.
 func (m *Command) describe(version string, r initializeResult) error {
@@ -204,7 +209,10 @@ func (m *Command) describe(version string, r initializeResult) error {
 			return fmt.Errorf("it has a function named %.80q: a name has 1 to 64 of A-Z, a-z, 0-9, _, . and -", f.Name)
 		}
 		doc, _, _ := strings.Cut(f.Doc, "\n")
-		d.Functions = append(d.Functions, Function{Name: f.Name, Doc: doc, MakesVersion: f.MakesVersion})
+		if !isObject(f.Kwargs) {
+			return fmt.Errorf("the kwargs of its function %s are not a JSON Schema, which is an object: %.80s", f.Name, f.Kwargs)
+		}
+		d.Functions = append(d.Functions, Function{Name: f.Name, Doc: doc, MakesVersion: f.MakesVersion, Kwargs: f.Kwargs, Payload: f.Payload})
 	}
 	slices.SortFunc(d.Functions, func(a, b Function) int { return strings.Compare(a.Name, b.Name) })
 	for i := 1; i < len(d.Functions); i++ {

@@ -61,11 +61,20 @@ type Description struct {
 type Function struct {
 	Name string
 	Doc  string // one line: what it does, its payload, its kwargs
+	// Kwargs is a JSON Schema (draft 2020-12) of the kwargs, of which forms are
+	// made; nil if the model declares none. Nothing checks it.
+	Kwargs json.RawMessage
+	// Payload is the media type of the payload, such as text/csv or image/*;
+	// NoPayload if there is none to send; empty if anything goes.
+	Payload string
 	// MakesVersion says that the call's version is what the function makes, not
 	// what it runs on: it runs on the default version, and instances of the version
 	// that it has made are replaced.
 	MakesVersion bool
 }
+
+// NoPayload is the Function.Payload of functions that take none.
+const NoPayload = "none"
 
 // Function finds a function by name. An unknown one is a *FunctionError.
 func (d Description) Function(name string) (Function, error) {

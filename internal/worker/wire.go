@@ -32,9 +32,11 @@ type initializeParams struct {
 type initializeResult struct {
 	Model     string `json:"model"`
 	Functions []struct {
-		Name         string `json:"name"`
-		Doc          string `json:"doc"`
-		MakesVersion bool   `json:"makes_version"`
+		Name         string          `json:"name"`
+		Doc          string          `json:"doc"`
+		MakesVersion bool            `json:"makes_version"`
+		Kwargs       json.RawMessage `json:"kwargs"`
+		Payload      string          `json:"payload"`
 	} `json:"functions"`
 	Versions []string `json:"versions"`
 }

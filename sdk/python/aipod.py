@@ -48,10 +48,11 @@ import tempfile
 import threading
 import time
 import traceback
+import typing
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
 
-__all__ = ["Cancelled", "Context", "InputError", "LogHandler", "Model", "Output", "VersionNotFound", "current", "makes_version", "run"]
+__all__ = ["Cancelled", "Context", "InputError", "LogHandler", "Model", "Output", "VersionNotFound", "current", "makes_version", "payload", "run"]
 __version__ = "1.0.0"
 
 _PROTOCOL = 1
@@ -112,6 +113,16 @@ class Model:
     def versions(self) -> Optional[List[str]]:
         """Lists the versions that calls can name, for people; None if the model has none."""
         return None
+
+
+def payload(media_type: str) -> Callable[[Callable], Callable]:
+    """Says of what media type a method's payload is: "text/csv", "image/*", "none" for no payload at all. Forms go by it; nothing checks it."""
+
+    def mark(function: Callable) -> Callable:
+        function.aipod_payload = media_type
+        return function
+
+    return mark
 
 
 def makes_version(function: Callable) -> Callable:
@@ -509,15 +520,60 @@ def _drops_version(function: Callable) -> bool:
     return not any(p.name == "version" or p.kind is p.VAR_KEYWORD for p in parameters)
 
 
+_JSON_TYPES = {str: "string", int: "integer", float: "number", bool: "boolean", list: "array", dict: "object"}
+
+
+def _schema_of(hint: Any) -> Dict[str, Any]:
+    """The JSON Schema of a type hint; of what it doesn't know, that of anything."""
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin is typing.Literal:
+        return {"enum": list(arguments)}
+    if origin is typing.Union and len(arguments) == 2 and type(None) in arguments:  # Optional
+        return _schema_of(next(a for a in arguments if a is not type(None)))
+    if origin is list and arguments:
+        return {"type": "array", "items": _schema_of(arguments[0])}
+    kind = _JSON_TYPES.get(origin or hint)
+    return {"type": kind} if kind else {}
+
+
+def _kwargs_schema(function: Callable) -> Optional[Dict[str, Any]]:
+    """The JSON Schema of a function's kwargs, by its signature; None if that names none, but takes any."""
+    try:
+        parameters = list(inspect.signature(function).parameters.values())[3:]  # self, context, path
+    except (TypeError, ValueError):
+        return None
+    try:
+        hints = typing.get_type_hints(function)
+    except Exception:  # hints are for people, and may be anything
+        hints = {}
+    named = [p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY) and p.name != "version"]
+    if not named and any(p.kind is p.VAR_KEYWORD for p in parameters):
+        return None
+    properties, required = {}, []
+    for p in named:
+        default = None if p.default is p.empty else p.default
+        properties[p.name] = _schema_of(hints[p.name] if p.name in hints else type(default))
+        if p.default is p.empty:
+            required.append(p.name)
+        elif isinstance(default, (str, int)) or isinstance(default, float) and math.isfinite(default):
+            properties[p.name]["default"] = default
+    return {"type": "object", "properties": properties, "required": required}
+
+
 def _describe(functions: Dict[str, Callable]) -> List[Dict[str, Any]]:
-    return [
-        {
+    described = []
+    for name, f in sorted(functions.items()):
+        one = {
             "name": name,
             "doc": (inspect.getdoc(f) or "").partition("\n")[0],
             "makes_version": getattr(f, "aipod_makes_version", name == "train"),
+            "payload": getattr(f, "aipod_payload", ""),
         }
-        for name, f in sorted(functions.items())
-    ]
+        schema = _kwargs_schema(f)
+        if schema is not None:
+            one["kwargs"] = schema
+        described.append(one)
+    return described
 
 
 def _traceback(error: BaseException) -> str:

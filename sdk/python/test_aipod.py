@@ -355,6 +355,47 @@ class TestCalls(Case):
         self.assertEqual([n for n, f in functions.items() if f["makes_version"]], ["fit", "train"])
         self.assertFalse({"load", "close", "versions", "_private", "run"} & set(functions))
 
+    def test_kwargs_schema(self):
+        file = self.write(
+            "schema.py",
+            """
+            import typing
+            import aipod
+            class Schema:
+                @aipod.payload("text/csv")
+                def all(self, context, path, name, n: int = 3, rate=0.5, on: bool = False, tags: typing.List[str] = None,
+                        kind: typing.Literal["a", "b"] = "a", maybe: typing.Optional[float] = None, what=None, version="v", far=float("inf")):
+                    pass
+                def any(self, context, path, **kwargs):
+                    pass
+                def bare(self, context, path):
+                    pass
+            aipod.run(Schema)
+            """,
+        )
+        functions = {f["name"]: f for f in self.pod([file]).start["result"]["functions"]}
+        self.assertEqual(functions["all"]["payload"], "text/csv")
+        self.assertEqual(
+            functions["all"]["kwargs"],
+            {
+                "type": "object",
+                "properties": {
+                    "name": {},
+                    "n": {"type": "integer", "default": 3},
+                    "rate": {"type": "number", "default": 0.5},
+                    "on": {"type": "boolean", "default": False},
+                    "tags": {"type": "array", "items": {"type": "string"}},
+                    "kind": {"enum": ["a", "b"], "default": "a"},
+                    "maybe": {"type": "number"},
+                    "what": {},
+                    "far": {"type": "number"},
+                },
+                "required": ["name"],
+            },
+        )
+        self.assertNotIn("kwargs", functions["any"])
+        self.assertEqual(functions["bare"]["kwargs"], {"type": "object", "properties": {}, "required": []})
+
     def test_versions_that_do_not_load(self):
         error = self.pod(version="none").start["error"]
         self.assertEqual((error["code"], error["data"]), (-32001, {"versions": ["a"]}))

@@ -152,6 +152,63 @@ func (Coding) EnumDescriptor() ([]byte, []int) {
 	return file_aipod_v1_job_proto_rawDescGZIP(), []int{1}
 }
 
+// InstanceState is where an instance is in its life.
+type InstanceState int32
+
+const (
+	// Not said.
+	InstanceState_INSTANCE_STATE_UNSPECIFIED InstanceState = 0
+	// Is being loaded.
+	InstanceState_INSTANCE_STATE_LOADING InstanceState = 1
+	// Takes calls.
+	InstanceState_INSTANCE_STATE_READY InstanceState = 2
+	// Takes no more calls, and is closed when none runs.
+	InstanceState_INSTANCE_STATE_RETIRED InstanceState = 3
+)
+
+// Enum value maps for InstanceState.
+var (
+	InstanceState_name = map[int32]string{
+		0: "INSTANCE_STATE_UNSPECIFIED",
+		1: "INSTANCE_STATE_LOADING",
+		2: "INSTANCE_STATE_READY",
+		3: "INSTANCE_STATE_RETIRED",
+	}
+	InstanceState_value = map[string]int32{
+		"INSTANCE_STATE_UNSPECIFIED": 0,
+		"INSTANCE_STATE_LOADING":     1,
+		"INSTANCE_STATE_READY":       2,
+		"INSTANCE_STATE_RETIRED":     3,
+	}
+)
+
+func (x InstanceState) Enum() *InstanceState {
+	p := new(InstanceState)
+	*p = x
+	return p
+}
+
+func (x InstanceState) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (InstanceState) Descriptor() protoreflect.EnumDescriptor {
+	return file_aipod_v1_job_proto_enumTypes[2].Descriptor()
+}
+
+func (InstanceState) Type() protoreflect.EnumType {
+	return &file_aipod_v1_job_proto_enumTypes[2]
+}
+
+func (x InstanceState) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use InstanceState.Descriptor instead.
+func (InstanceState) EnumDescriptor() ([]byte, []int) {
+	return file_aipod_v1_job_proto_rawDescGZIP(), []int{2}
+}
+
 // Spec is what a job is to do. Two specs are the same if func, version and
 // kwargs are equal, kwargs as JSON values, and sizes and digests where both have
 // them.
@@ -2484,7 +2541,13 @@ type Function struct {
 	// What x-func-name names.
 	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
 	// One line for people: what it does, its payload and its kwargs.
-	Doc           string `protobuf:"bytes,2,opt,name=doc,proto3" json:"doc,omitempty"`
+	Doc string `protobuf:"bytes,2,opt,name=doc,proto3" json:"doc,omitempty"`
+	// A JSON Schema (draft 2020-12) of the kwargs, an object, in UTF-8. Forms are
+	// made of it; the pod doesn't check it. Empty if the model declares none.
+	KwargsSchemaJson []byte `protobuf:"bytes,3,opt,name=kwargs_schema_json,json=kwargsSchemaJson,proto3" json:"kwargs_schema_json,omitempty"`
+	// The media type of the payload, such as text/csv or image/*; "none" if there is
+	// none to send; empty if anything goes, or the model doesn't declare it.
+	PayloadType   string `protobuf:"bytes,4,opt,name=payload_type,json=payloadType,proto3" json:"payload_type,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2531,6 +2594,258 @@ func (x *Function) GetDoc() string {
 		return x.Doc
 	}
 	return ""
+}
+
+func (x *Function) GetKwargsSchemaJson() []byte {
+	if x != nil {
+		return x.KwargsSchemaJson
+	}
+	return nil
+}
+
+func (x *Function) GetPayloadType() string {
+	if x != nil {
+		return x.PayloadType
+	}
+	return ""
+}
+
+// GetPodRequest asks how the pod is.
+type GetPodRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetPodRequest) Reset() {
+	*x = GetPodRequest{}
+	mi := &file_aipod_v1_job_proto_msgTypes[33]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetPodRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetPodRequest) ProtoMessage() {}
+
+func (x *GetPodRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_aipod_v1_job_proto_msgTypes[33]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetPodRequest.ProtoReflect.Descriptor instead.
+func (*GetPodRequest) Descriptor() ([]byte, []int) {
+	return file_aipod_v1_job_proto_rawDescGZIP(), []int{33}
+}
+
+// GetPodResponse describes the pod.
+type GetPodResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The name of the model that the pod serves.
+	Model string `protobuf:"bytes,1,opt,name=model,proto3" json:"model,omitempty"`
+	// Whether it takes calls; false when it is told to stop.
+	Serving bool `protobuf:"varint,2,opt,name=serving,proto3" json:"serving,omitempty"`
+	// When the process began to serve.
+	StartTime *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=start_time,json=startTime,proto3" json:"start_time,omitempty"`
+	// The model's instances that are in memory.
+	Instances []*Instance `protobuf:"bytes,4,rep,name=instances,proto3" json:"instances,omitempty"`
+	// How many may be, of all versions together.
+	MaxInstances int32 `protobuf:"varint,5,opt,name=max_instances,json=maxInstances,proto3" json:"max_instances,omitempty"`
+	// Calls that wait for a slot.
+	Queued int32 `protobuf:"varint,6,opt,name=queued,proto3" json:"queued,omitempty"`
+	// How many may wait; 0 is none.
+	MaxQueue int32 `protobuf:"varint,7,opt,name=max_queue,json=maxQueue,proto3" json:"max_queue,omitempty"`
+	// Versions that are down because their processes die again and again; "" is the
+	// default version.
+	DownVersions []string `protobuf:"bytes,8,rep,name=down_versions,json=downVersions,proto3" json:"down_versions,omitempty"`
+	// The largest payload in bytes; 0 is no limit but the disk.
+	MaxPayload int64 `protobuf:"varint,9,opt,name=max_payload,json=maxPayload,proto3" json:"max_payload,omitempty"`
+	// What the payloads of all jobs take on the disk, in bytes.
+	Stored        int64 `protobuf:"varint,10,opt,name=stored,proto3" json:"stored,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetPodResponse) Reset() {
+	*x = GetPodResponse{}
+	mi := &file_aipod_v1_job_proto_msgTypes[34]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetPodResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetPodResponse) ProtoMessage() {}
+
+func (x *GetPodResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_aipod_v1_job_proto_msgTypes[34]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetPodResponse.ProtoReflect.Descriptor instead.
+func (*GetPodResponse) Descriptor() ([]byte, []int) {
+	return file_aipod_v1_job_proto_rawDescGZIP(), []int{34}
+}
+
+func (x *GetPodResponse) GetModel() string {
+	if x != nil {
+		return x.Model
+	}
+	return ""
+}
+
+func (x *GetPodResponse) GetServing() bool {
+	if x != nil {
+		return x.Serving
+	}
+	return false
+}
+
+func (x *GetPodResponse) GetStartTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.StartTime
+	}
+	return nil
+}
+
+func (x *GetPodResponse) GetInstances() []*Instance {
+	if x != nil {
+		return x.Instances
+	}
+	return nil
+}
+
+func (x *GetPodResponse) GetMaxInstances() int32 {
+	if x != nil {
+		return x.MaxInstances
+	}
+	return 0
+}
+
+func (x *GetPodResponse) GetQueued() int32 {
+	if x != nil {
+		return x.Queued
+	}
+	return 0
+}
+
+func (x *GetPodResponse) GetMaxQueue() int32 {
+	if x != nil {
+		return x.MaxQueue
+	}
+	return 0
+}
+
+func (x *GetPodResponse) GetDownVersions() []string {
+	if x != nil {
+		return x.DownVersions
+	}
+	return nil
+}
+
+func (x *GetPodResponse) GetMaxPayload() int64 {
+	if x != nil {
+		return x.MaxPayload
+	}
+	return 0
+}
+
+func (x *GetPodResponse) GetStored() int64 {
+	if x != nil {
+		return x.Stored
+	}
+	return 0
+}
+
+// Instance is one version of the model in memory.
+type Instance struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Of the model; empty is its default.
+	Version string `protobuf:"bytes,1,opt,name=version,proto3" json:"version,omitempty"`
+	// Where it is.
+	State InstanceState `protobuf:"varint,2,opt,name=state,proto3,enum=aipod.v1.InstanceState" json:"state,omitempty"`
+	// Calls that run in it.
+	Busy int32 `protobuf:"varint,3,opt,name=busy,proto3" json:"busy,omitempty"`
+	// How many may.
+	Slots         int32 `protobuf:"varint,4,opt,name=slots,proto3" json:"slots,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Instance) Reset() {
+	*x = Instance{}
+	mi := &file_aipod_v1_job_proto_msgTypes[35]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Instance) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Instance) ProtoMessage() {}
+
+func (x *Instance) ProtoReflect() protoreflect.Message {
+	mi := &file_aipod_v1_job_proto_msgTypes[35]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Instance.ProtoReflect.Descriptor instead.
+func (*Instance) Descriptor() ([]byte, []int) {
+	return file_aipod_v1_job_proto_rawDescGZIP(), []int{35}
+}
+
+func (x *Instance) GetVersion() string {
+	if x != nil {
+		return x.Version
+	}
+	return ""
+}
+
+func (x *Instance) GetState() InstanceState {
+	if x != nil {
+		return x.State
+	}
+	return InstanceState_INSTANCE_STATE_UNSPECIFIED
+}
+
+func (x *Instance) GetBusy() int32 {
+	if x != nil {
+		return x.Busy
+	}
+	return 0
+}
+
+func (x *Instance) GetSlots() int32 {
+	if x != nil {
+		return x.Slots
+	}
+	return 0
 }
 
 var File_aipod_v1_job_proto protoreflect.FileDescriptor
@@ -2707,10 +3022,32 @@ const file_aipod_v1_job_proto_rawDesc = "" +
 	"\x15ListFunctionsResponse\x12\x14\n" +
 	"\x05model\x18\x01 \x01(\tR\x05model\x120\n" +
 	"\tfunctions\x18\x02 \x03(\v2\x12.aipod.v1.FunctionR\tfunctions\x12\x1a\n" +
-	"\bversions\x18\x03 \x03(\tR\bversions\"0\n" +
+	"\bversions\x18\x03 \x03(\tR\bversions\"\x81\x01\n" +
 	"\bFunction\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x10\n" +
-	"\x03doc\x18\x02 \x01(\tR\x03doc*\xa6\x01\n" +
+	"\x03doc\x18\x02 \x01(\tR\x03doc\x12,\n" +
+	"\x12kwargs_schema_json\x18\x03 \x01(\fR\x10kwargsSchemaJson\x12!\n" +
+	"\fpayload_type\x18\x04 \x01(\tR\vpayloadType\"\x0f\n" +
+	"\rGetPodRequest\"\xe5\x02\n" +
+	"\x0eGetPodResponse\x12\x14\n" +
+	"\x05model\x18\x01 \x01(\tR\x05model\x12\x18\n" +
+	"\aserving\x18\x02 \x01(\bR\aserving\x129\n" +
+	"\n" +
+	"start_time\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\tstartTime\x120\n" +
+	"\tinstances\x18\x04 \x03(\v2\x12.aipod.v1.InstanceR\tinstances\x12#\n" +
+	"\rmax_instances\x18\x05 \x01(\x05R\fmaxInstances\x12\x16\n" +
+	"\x06queued\x18\x06 \x01(\x05R\x06queued\x12\x1b\n" +
+	"\tmax_queue\x18\a \x01(\x05R\bmaxQueue\x12#\n" +
+	"\rdown_versions\x18\b \x03(\tR\fdownVersions\x12\x1f\n" +
+	"\vmax_payload\x18\t \x01(\x03R\n" +
+	"maxPayload\x12\x16\n" +
+	"\x06stored\x18\n" +
+	" \x01(\x03R\x06stored\"}\n" +
+	"\bInstance\x12\x18\n" +
+	"\aversion\x18\x01 \x01(\tR\aversion\x12-\n" +
+	"\x05state\x18\x02 \x01(\x0e2\x17.aipod.v1.InstanceStateR\x05state\x12\x12\n" +
+	"\x04busy\x18\x03 \x01(\x05R\x04busy\x12\x14\n" +
+	"\x05slots\x18\x04 \x01(\x05R\x05slots*\xa6\x01\n" +
 	"\x05State\x12\x15\n" +
 	"\x11STATE_UNSPECIFIED\x10\x00\x12\x13\n" +
 	"\x0fSTATE_RECEIVING\x10\x01\x12\x10\n" +
@@ -2724,7 +3061,12 @@ const file_aipod_v1_job_proto_rawDesc = "" +
 	"\x12CODING_UNSPECIFIED\x10\x00\x12\x0e\n" +
 	"\n" +
 	"CODING_RAW\x10\x01\x12\x0f\n" +
-	"\vCODING_ZSTD\x10\x022\xf6\x04\n" +
+	"\vCODING_ZSTD\x10\x02*\x81\x01\n" +
+	"\rInstanceState\x12\x1e\n" +
+	"\x1aINSTANCE_STATE_UNSPECIFIED\x10\x00\x12\x1a\n" +
+	"\x16INSTANCE_STATE_LOADING\x10\x01\x12\x18\n" +
+	"\x14INSTANCE_STATE_READY\x10\x02\x12\x1a\n" +
+	"\x16INSTANCE_STATE_RETIRED\x10\x032\xb3\x05\n" +
 	"\n" +
 	"JobService\x126\n" +
 	"\x03Run\x12\x14.aipod.v1.RunRequest\x1a\x15.aipod.v1.RunResponse(\x010\x01\x12D\n" +
@@ -2736,7 +3078,8 @@ const file_aipod_v1_job_proto_rawDesc = "" +
 	"\bListJobs\x12\x19.aipod.v1.ListJobsRequest\x1a\x1a.aipod.v1.ListJobsResponse\x12D\n" +
 	"\tCancelJob\x12\x1a.aipod.v1.CancelJobRequest\x1a\x1b.aipod.v1.CancelJobResponse\x12D\n" +
 	"\tDeleteJob\x12\x1a.aipod.v1.DeleteJobRequest\x1a\x1b.aipod.v1.DeleteJobResponse\x12P\n" +
-	"\rListFunctions\x12\x1e.aipod.v1.ListFunctionsRequest\x1a\x1f.aipod.v1.ListFunctionsResponseB-Z+github.com/aipod/aipod/gen/aipod/v1;aipodv1b\x06proto3"
+	"\rListFunctions\x12\x1e.aipod.v1.ListFunctionsRequest\x1a\x1f.aipod.v1.ListFunctionsResponse\x12;\n" +
+	"\x06GetPod\x12\x17.aipod.v1.GetPodRequest\x1a\x18.aipod.v1.GetPodResponseB-Z+github.com/aipod/aipod/gen/aipod/v1;aipodv1b\x06proto3"
 
 var (
 	file_aipod_v1_job_proto_rawDescOnce sync.Once
@@ -2750,115 +3093,124 @@ func file_aipod_v1_job_proto_rawDescGZIP() []byte {
 	return file_aipod_v1_job_proto_rawDescData
 }
 
-var file_aipod_v1_job_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_aipod_v1_job_proto_msgTypes = make([]protoimpl.MessageInfo, 34)
+var file_aipod_v1_job_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
+var file_aipod_v1_job_proto_msgTypes = make([]protoimpl.MessageInfo, 37)
 var file_aipod_v1_job_proto_goTypes = []any{
 	(State)(0),                    // 0: aipod.v1.State
 	(Coding)(0),                   // 1: aipod.v1.Coding
-	(*Spec)(nil),                  // 2: aipod.v1.Spec
-	(*Open)(nil),                  // 3: aipod.v1.Open
-	(*Chunk)(nil),                 // 4: aipod.v1.Chunk
-	(*CloseInput)(nil),            // 5: aipod.v1.CloseInput
-	(*RunRequest)(nil),            // 6: aipod.v1.RunRequest
-	(*RunResponse)(nil),           // 7: aipod.v1.RunResponse
-	(*Event)(nil),                 // 8: aipod.v1.Event
-	(*Accepted)(nil),              // 9: aipod.v1.Accepted
-	(*Heartbeat)(nil),             // 10: aipod.v1.Heartbeat
-	(*Progress)(nil),              // 11: aipod.v1.Progress
-	(*Log)(nil),                   // 12: aipod.v1.Log
-	(*Done)(nil),                  // 13: aipod.v1.Done
-	(*Failed)(nil),                // 14: aipod.v1.Failed
-	(*Job)(nil),                   // 15: aipod.v1.Job
-	(*CreateJobRequest)(nil),      // 16: aipod.v1.CreateJobRequest
-	(*CreateJobResponse)(nil),     // 17: aipod.v1.CreateJobResponse
-	(*WriteInputRequest)(nil),     // 18: aipod.v1.WriteInputRequest
-	(*WriteInputResponse)(nil),    // 19: aipod.v1.WriteInputResponse
-	(*WatchJobRequest)(nil),       // 20: aipod.v1.WatchJobRequest
-	(*WatchJobResponse)(nil),      // 21: aipod.v1.WatchJobResponse
-	(*GetJobRequest)(nil),         // 22: aipod.v1.GetJobRequest
-	(*GetJobResponse)(nil),        // 23: aipod.v1.GetJobResponse
-	(*ListJobsRequest)(nil),       // 24: aipod.v1.ListJobsRequest
-	(*ListJobsResponse)(nil),      // 25: aipod.v1.ListJobsResponse
-	(*CancelJobRequest)(nil),      // 26: aipod.v1.CancelJobRequest
-	(*CancelJobResponse)(nil),     // 27: aipod.v1.CancelJobResponse
-	(*DeleteJobRequest)(nil),      // 28: aipod.v1.DeleteJobRequest
-	(*DeleteJobResponse)(nil),     // 29: aipod.v1.DeleteJobResponse
-	(*Committed)(nil),             // 30: aipod.v1.Committed
-	(*SizeLimit)(nil),             // 31: aipod.v1.SizeLimit
-	(*ListFunctionsRequest)(nil),  // 32: aipod.v1.ListFunctionsRequest
-	(*ListFunctionsResponse)(nil), // 33: aipod.v1.ListFunctionsResponse
-	(*Function)(nil),              // 34: aipod.v1.Function
-	nil,                           // 35: aipod.v1.Spec.MetadataEntry
-	(*durationpb.Duration)(nil),   // 36: google.protobuf.Duration
-	(*timestamppb.Timestamp)(nil), // 37: google.protobuf.Timestamp
+	(InstanceState)(0),            // 2: aipod.v1.InstanceState
+	(*Spec)(nil),                  // 3: aipod.v1.Spec
+	(*Open)(nil),                  // 4: aipod.v1.Open
+	(*Chunk)(nil),                 // 5: aipod.v1.Chunk
+	(*CloseInput)(nil),            // 6: aipod.v1.CloseInput
+	(*RunRequest)(nil),            // 7: aipod.v1.RunRequest
+	(*RunResponse)(nil),           // 8: aipod.v1.RunResponse
+	(*Event)(nil),                 // 9: aipod.v1.Event
+	(*Accepted)(nil),              // 10: aipod.v1.Accepted
+	(*Heartbeat)(nil),             // 11: aipod.v1.Heartbeat
+	(*Progress)(nil),              // 12: aipod.v1.Progress
+	(*Log)(nil),                   // 13: aipod.v1.Log
+	(*Done)(nil),                  // 14: aipod.v1.Done
+	(*Failed)(nil),                // 15: aipod.v1.Failed
+	(*Job)(nil),                   // 16: aipod.v1.Job
+	(*CreateJobRequest)(nil),      // 17: aipod.v1.CreateJobRequest
+	(*CreateJobResponse)(nil),     // 18: aipod.v1.CreateJobResponse
+	(*WriteInputRequest)(nil),     // 19: aipod.v1.WriteInputRequest
+	(*WriteInputResponse)(nil),    // 20: aipod.v1.WriteInputResponse
+	(*WatchJobRequest)(nil),       // 21: aipod.v1.WatchJobRequest
+	(*WatchJobResponse)(nil),      // 22: aipod.v1.WatchJobResponse
+	(*GetJobRequest)(nil),         // 23: aipod.v1.GetJobRequest
+	(*GetJobResponse)(nil),        // 24: aipod.v1.GetJobResponse
+	(*ListJobsRequest)(nil),       // 25: aipod.v1.ListJobsRequest
+	(*ListJobsResponse)(nil),      // 26: aipod.v1.ListJobsResponse
+	(*CancelJobRequest)(nil),      // 27: aipod.v1.CancelJobRequest
+	(*CancelJobResponse)(nil),     // 28: aipod.v1.CancelJobResponse
+	(*DeleteJobRequest)(nil),      // 29: aipod.v1.DeleteJobRequest
+	(*DeleteJobResponse)(nil),     // 30: aipod.v1.DeleteJobResponse
+	(*Committed)(nil),             // 31: aipod.v1.Committed
+	(*SizeLimit)(nil),             // 32: aipod.v1.SizeLimit
+	(*ListFunctionsRequest)(nil),  // 33: aipod.v1.ListFunctionsRequest
+	(*ListFunctionsResponse)(nil), // 34: aipod.v1.ListFunctionsResponse
+	(*Function)(nil),              // 35: aipod.v1.Function
+	(*GetPodRequest)(nil),         // 36: aipod.v1.GetPodRequest
+	(*GetPodResponse)(nil),        // 37: aipod.v1.GetPodResponse
+	(*Instance)(nil),              // 38: aipod.v1.Instance
+	nil,                           // 39: aipod.v1.Spec.MetadataEntry
+	(*durationpb.Duration)(nil),   // 40: google.protobuf.Duration
+	(*timestamppb.Timestamp)(nil), // 41: google.protobuf.Timestamp
 }
 var file_aipod_v1_job_proto_depIdxs = []int32{
-	35, // 0: aipod.v1.Spec.metadata:type_name -> aipod.v1.Spec.MetadataEntry
-	2,  // 1: aipod.v1.Open.spec:type_name -> aipod.v1.Spec
-	36, // 2: aipod.v1.Open.heartbeat:type_name -> google.protobuf.Duration
+	39, // 0: aipod.v1.Spec.metadata:type_name -> aipod.v1.Spec.MetadataEntry
+	3,  // 1: aipod.v1.Open.spec:type_name -> aipod.v1.Spec
+	40, // 2: aipod.v1.Open.heartbeat:type_name -> google.protobuf.Duration
 	1,  // 3: aipod.v1.Chunk.coding:type_name -> aipod.v1.Coding
-	3,  // 4: aipod.v1.RunRequest.open:type_name -> aipod.v1.Open
-	4,  // 5: aipod.v1.RunRequest.chunk:type_name -> aipod.v1.Chunk
-	5,  // 6: aipod.v1.RunRequest.close_input:type_name -> aipod.v1.CloseInput
-	8,  // 7: aipod.v1.RunResponse.event:type_name -> aipod.v1.Event
-	37, // 8: aipod.v1.Event.time:type_name -> google.protobuf.Timestamp
-	9,  // 9: aipod.v1.Event.accepted:type_name -> aipod.v1.Accepted
-	10, // 10: aipod.v1.Event.heartbeat:type_name -> aipod.v1.Heartbeat
-	11, // 11: aipod.v1.Event.progress:type_name -> aipod.v1.Progress
-	12, // 12: aipod.v1.Event.log:type_name -> aipod.v1.Log
-	4,  // 13: aipod.v1.Event.output:type_name -> aipod.v1.Chunk
-	13, // 14: aipod.v1.Event.done:type_name -> aipod.v1.Done
-	14, // 15: aipod.v1.Event.failed:type_name -> aipod.v1.Failed
+	4,  // 4: aipod.v1.RunRequest.open:type_name -> aipod.v1.Open
+	5,  // 5: aipod.v1.RunRequest.chunk:type_name -> aipod.v1.Chunk
+	6,  // 6: aipod.v1.RunRequest.close_input:type_name -> aipod.v1.CloseInput
+	9,  // 7: aipod.v1.RunResponse.event:type_name -> aipod.v1.Event
+	41, // 8: aipod.v1.Event.time:type_name -> google.protobuf.Timestamp
+	10, // 9: aipod.v1.Event.accepted:type_name -> aipod.v1.Accepted
+	11, // 10: aipod.v1.Event.heartbeat:type_name -> aipod.v1.Heartbeat
+	12, // 11: aipod.v1.Event.progress:type_name -> aipod.v1.Progress
+	13, // 12: aipod.v1.Event.log:type_name -> aipod.v1.Log
+	5,  // 13: aipod.v1.Event.output:type_name -> aipod.v1.Chunk
+	14, // 14: aipod.v1.Event.done:type_name -> aipod.v1.Done
+	15, // 15: aipod.v1.Event.failed:type_name -> aipod.v1.Failed
 	0,  // 16: aipod.v1.Accepted.state:type_name -> aipod.v1.State
 	0,  // 17: aipod.v1.Heartbeat.state:type_name -> aipod.v1.State
-	36, // 18: aipod.v1.Heartbeat.elapsed:type_name -> google.protobuf.Duration
-	11, // 19: aipod.v1.Heartbeat.progress:type_name -> aipod.v1.Progress
-	36, // 20: aipod.v1.Heartbeat.worker_age:type_name -> google.protobuf.Duration
-	12, // 21: aipod.v1.Failed.log_tail:type_name -> aipod.v1.Log
-	2,  // 22: aipod.v1.Job.spec:type_name -> aipod.v1.Spec
+	40, // 18: aipod.v1.Heartbeat.elapsed:type_name -> google.protobuf.Duration
+	12, // 19: aipod.v1.Heartbeat.progress:type_name -> aipod.v1.Progress
+	40, // 20: aipod.v1.Heartbeat.worker_age:type_name -> google.protobuf.Duration
+	13, // 21: aipod.v1.Failed.log_tail:type_name -> aipod.v1.Log
+	3,  // 22: aipod.v1.Job.spec:type_name -> aipod.v1.Spec
 	0,  // 23: aipod.v1.Job.state:type_name -> aipod.v1.State
-	37, // 24: aipod.v1.Job.create_time:type_name -> google.protobuf.Timestamp
-	37, // 25: aipod.v1.Job.start_time:type_name -> google.protobuf.Timestamp
-	37, // 26: aipod.v1.Job.end_time:type_name -> google.protobuf.Timestamp
-	37, // 27: aipod.v1.Job.expire_time:type_name -> google.protobuf.Timestamp
-	11, // 28: aipod.v1.Job.progress:type_name -> aipod.v1.Progress
-	13, // 29: aipod.v1.Job.done:type_name -> aipod.v1.Done
-	14, // 30: aipod.v1.Job.failed:type_name -> aipod.v1.Failed
-	2,  // 31: aipod.v1.CreateJobRequest.spec:type_name -> aipod.v1.Spec
-	15, // 32: aipod.v1.CreateJobResponse.job:type_name -> aipod.v1.Job
-	4,  // 33: aipod.v1.WriteInputRequest.chunk:type_name -> aipod.v1.Chunk
-	5,  // 34: aipod.v1.WriteInputRequest.close_input:type_name -> aipod.v1.CloseInput
+	41, // 24: aipod.v1.Job.create_time:type_name -> google.protobuf.Timestamp
+	41, // 25: aipod.v1.Job.start_time:type_name -> google.protobuf.Timestamp
+	41, // 26: aipod.v1.Job.end_time:type_name -> google.protobuf.Timestamp
+	41, // 27: aipod.v1.Job.expire_time:type_name -> google.protobuf.Timestamp
+	12, // 28: aipod.v1.Job.progress:type_name -> aipod.v1.Progress
+	14, // 29: aipod.v1.Job.done:type_name -> aipod.v1.Done
+	15, // 30: aipod.v1.Job.failed:type_name -> aipod.v1.Failed
+	3,  // 31: aipod.v1.CreateJobRequest.spec:type_name -> aipod.v1.Spec
+	16, // 32: aipod.v1.CreateJobResponse.job:type_name -> aipod.v1.Job
+	5,  // 33: aipod.v1.WriteInputRequest.chunk:type_name -> aipod.v1.Chunk
+	6,  // 34: aipod.v1.WriteInputRequest.close_input:type_name -> aipod.v1.CloseInput
 	0,  // 35: aipod.v1.WriteInputResponse.state:type_name -> aipod.v1.State
-	36, // 36: aipod.v1.WatchJobRequest.heartbeat:type_name -> google.protobuf.Duration
-	8,  // 37: aipod.v1.WatchJobResponse.event:type_name -> aipod.v1.Event
-	15, // 38: aipod.v1.GetJobResponse.job:type_name -> aipod.v1.Job
+	40, // 36: aipod.v1.WatchJobRequest.heartbeat:type_name -> google.protobuf.Duration
+	9,  // 37: aipod.v1.WatchJobResponse.event:type_name -> aipod.v1.Event
+	16, // 38: aipod.v1.GetJobResponse.job:type_name -> aipod.v1.Job
 	0,  // 39: aipod.v1.ListJobsRequest.states:type_name -> aipod.v1.State
-	15, // 40: aipod.v1.ListJobsResponse.jobs:type_name -> aipod.v1.Job
-	15, // 41: aipod.v1.CancelJobResponse.job:type_name -> aipod.v1.Job
-	34, // 42: aipod.v1.ListFunctionsResponse.functions:type_name -> aipod.v1.Function
-	6,  // 43: aipod.v1.JobService.Run:input_type -> aipod.v1.RunRequest
-	16, // 44: aipod.v1.JobService.CreateJob:input_type -> aipod.v1.CreateJobRequest
-	18, // 45: aipod.v1.JobService.WriteInput:input_type -> aipod.v1.WriteInputRequest
-	20, // 46: aipod.v1.JobService.WatchJob:input_type -> aipod.v1.WatchJobRequest
-	22, // 47: aipod.v1.JobService.GetJob:input_type -> aipod.v1.GetJobRequest
-	24, // 48: aipod.v1.JobService.ListJobs:input_type -> aipod.v1.ListJobsRequest
-	26, // 49: aipod.v1.JobService.CancelJob:input_type -> aipod.v1.CancelJobRequest
-	28, // 50: aipod.v1.JobService.DeleteJob:input_type -> aipod.v1.DeleteJobRequest
-	32, // 51: aipod.v1.JobService.ListFunctions:input_type -> aipod.v1.ListFunctionsRequest
-	7,  // 52: aipod.v1.JobService.Run:output_type -> aipod.v1.RunResponse
-	17, // 53: aipod.v1.JobService.CreateJob:output_type -> aipod.v1.CreateJobResponse
-	19, // 54: aipod.v1.JobService.WriteInput:output_type -> aipod.v1.WriteInputResponse
-	21, // 55: aipod.v1.JobService.WatchJob:output_type -> aipod.v1.WatchJobResponse
-	23, // 56: aipod.v1.JobService.GetJob:output_type -> aipod.v1.GetJobResponse
-	25, // 57: aipod.v1.JobService.ListJobs:output_type -> aipod.v1.ListJobsResponse
-	27, // 58: aipod.v1.JobService.CancelJob:output_type -> aipod.v1.CancelJobResponse
-	29, // 59: aipod.v1.JobService.DeleteJob:output_type -> aipod.v1.DeleteJobResponse
-	33, // 60: aipod.v1.JobService.ListFunctions:output_type -> aipod.v1.ListFunctionsResponse
-	52, // [52:61] is the sub-list for method output_type
-	43, // [43:52] is the sub-list for method input_type
-	43, // [43:43] is the sub-list for extension type_name
-	43, // [43:43] is the sub-list for extension extendee
-	0,  // [0:43] is the sub-list for field type_name
+	16, // 40: aipod.v1.ListJobsResponse.jobs:type_name -> aipod.v1.Job
+	16, // 41: aipod.v1.CancelJobResponse.job:type_name -> aipod.v1.Job
+	35, // 42: aipod.v1.ListFunctionsResponse.functions:type_name -> aipod.v1.Function
+	41, // 43: aipod.v1.GetPodResponse.start_time:type_name -> google.protobuf.Timestamp
+	38, // 44: aipod.v1.GetPodResponse.instances:type_name -> aipod.v1.Instance
+	2,  // 45: aipod.v1.Instance.state:type_name -> aipod.v1.InstanceState
+	7,  // 46: aipod.v1.JobService.Run:input_type -> aipod.v1.RunRequest
+	17, // 47: aipod.v1.JobService.CreateJob:input_type -> aipod.v1.CreateJobRequest
+	19, // 48: aipod.v1.JobService.WriteInput:input_type -> aipod.v1.WriteInputRequest
+	21, // 49: aipod.v1.JobService.WatchJob:input_type -> aipod.v1.WatchJobRequest
+	23, // 50: aipod.v1.JobService.GetJob:input_type -> aipod.v1.GetJobRequest
+	25, // 51: aipod.v1.JobService.ListJobs:input_type -> aipod.v1.ListJobsRequest
+	27, // 52: aipod.v1.JobService.CancelJob:input_type -> aipod.v1.CancelJobRequest
+	29, // 53: aipod.v1.JobService.DeleteJob:input_type -> aipod.v1.DeleteJobRequest
+	33, // 54: aipod.v1.JobService.ListFunctions:input_type -> aipod.v1.ListFunctionsRequest
+	36, // 55: aipod.v1.JobService.GetPod:input_type -> aipod.v1.GetPodRequest
+	8,  // 56: aipod.v1.JobService.Run:output_type -> aipod.v1.RunResponse
+	18, // 57: aipod.v1.JobService.CreateJob:output_type -> aipod.v1.CreateJobResponse
+	20, // 58: aipod.v1.JobService.WriteInput:output_type -> aipod.v1.WriteInputResponse
+	22, // 59: aipod.v1.JobService.WatchJob:output_type -> aipod.v1.WatchJobResponse
+	24, // 60: aipod.v1.JobService.GetJob:output_type -> aipod.v1.GetJobResponse
+	26, // 61: aipod.v1.JobService.ListJobs:output_type -> aipod.v1.ListJobsResponse
+	28, // 62: aipod.v1.JobService.CancelJob:output_type -> aipod.v1.CancelJobResponse
+	30, // 63: aipod.v1.JobService.DeleteJob:output_type -> aipod.v1.DeleteJobResponse
+	34, // 64: aipod.v1.JobService.ListFunctions:output_type -> aipod.v1.ListFunctionsResponse
+	37, // 65: aipod.v1.JobService.GetPod:output_type -> aipod.v1.GetPodResponse
+	56, // [56:66] is the sub-list for method output_type
+	46, // [46:56] is the sub-list for method input_type
+	46, // [46:46] is the sub-list for extension type_name
+	46, // [46:46] is the sub-list for extension extendee
+	0,  // [0:46] is the sub-list for field type_name
 }
 
 func init() { file_aipod_v1_job_proto_init() }
@@ -2888,8 +3240,8 @@ func file_aipod_v1_job_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_aipod_v1_job_proto_rawDesc), len(file_aipod_v1_job_proto_rawDesc)),
-			NumEnums:      2,
-			NumMessages:   34,
+			NumEnums:      3,
+			NumMessages:   37,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

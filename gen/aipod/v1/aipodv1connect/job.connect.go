@@ -53,6 +53,8 @@ const (
 	// JobServiceListFunctionsProcedure is the fully-qualified name of the JobService's ListFunctions
 	// RPC.
 	JobServiceListFunctionsProcedure = "/aipod.v1.JobService/ListFunctions"
+	// JobServiceGetPodProcedure is the fully-qualified name of the JobService's GetPod RPC.
+	JobServiceGetPodProcedure = "/aipod.v1.JobService/GetPod"
 )
 
 // JobServiceClient is a client for the aipod.v1.JobService service.
@@ -72,7 +74,9 @@ type JobServiceClient interface {
 	// ALREADY_EXISTS: the id belongs to a job with another spec.
 	CreateJob(context.Context, *connect.Request[v1.CreateJobRequest]) (*connect.Response[v1.CreateJobResponse], error)
 	// Writes one chunk of a job's input, or closes the input, or both. Repeating a
-	// call is harmless. The errors are those of Run, and NOT_FOUND.
+	// call is harmless. Several chunks may be on their way at once: one that comes
+	// before its turn, by at most 64 MiB, waits for those before it, for at most the
+	// pod's heartbeat. The errors are those of Run, and NOT_FOUND.
 	WriteInput(context.Context, *connect.Request[v1.WriteInputRequest]) (*connect.Response[v1.WriteInputResponse], error)
 	// Follows a job to its end: what happened since after_seq, then what happens.
 	// NOT_FOUND: there is no such job.
@@ -90,6 +94,8 @@ type JobServiceClient interface {
 	DeleteJob(context.Context, *connect.Request[v1.DeleteJobRequest]) (*connect.Response[v1.DeleteJobResponse], error)
 	// Lists what the pod's model can do. Never waits for the model.
 	ListFunctions(context.Context, *connect.Request[v1.ListFunctionsRequest]) (*connect.Response[v1.ListFunctionsResponse], error)
+	// Describes the pod as it is now: for people and dashboards. Never waits.
+	GetPod(context.Context, *connect.Request[v1.GetPodRequest]) (*connect.Response[v1.GetPodResponse], error)
 }
 
 // NewJobServiceClient constructs a client for the aipod.v1.JobService service. By default, it uses
@@ -157,6 +163,12 @@ func NewJobServiceClient(httpClient connect.HTTPClient, baseURL string, opts ...
 			connect.WithSchema(jobServiceMethods.ByName("ListFunctions")),
 			connect.WithClientOptions(opts...),
 		),
+		getPod: connect.NewClient[v1.GetPodRequest, v1.GetPodResponse](
+			httpClient,
+			baseURL+JobServiceGetPodProcedure,
+			connect.WithSchema(jobServiceMethods.ByName("GetPod")),
+			connect.WithClientOptions(opts...),
+		),
 	}
 }
 
@@ -171,6 +183,7 @@ type jobServiceClient struct {
 	cancelJob     *connect.Client[v1.CancelJobRequest, v1.CancelJobResponse]
 	deleteJob     *connect.Client[v1.DeleteJobRequest, v1.DeleteJobResponse]
 	listFunctions *connect.Client[v1.ListFunctionsRequest, v1.ListFunctionsResponse]
+	getPod        *connect.Client[v1.GetPodRequest, v1.GetPodResponse]
 }
 
 // Run calls aipod.v1.JobService.Run.
@@ -218,6 +231,11 @@ func (c *jobServiceClient) ListFunctions(ctx context.Context, req *connect.Reque
 	return c.listFunctions.CallUnary(ctx, req)
 }
 
+// GetPod calls aipod.v1.JobService.GetPod.
+func (c *jobServiceClient) GetPod(ctx context.Context, req *connect.Request[v1.GetPodRequest]) (*connect.Response[v1.GetPodResponse], error) {
+	return c.getPod.CallUnary(ctx, req)
+}
+
 // JobServiceHandler is an implementation of the aipod.v1.JobService service.
 type JobServiceHandler interface {
 	// Runs a whole job on one stream: Open, then chunks and CloseInput, against
@@ -235,7 +253,9 @@ type JobServiceHandler interface {
 	// ALREADY_EXISTS: the id belongs to a job with another spec.
 	CreateJob(context.Context, *connect.Request[v1.CreateJobRequest]) (*connect.Response[v1.CreateJobResponse], error)
 	// Writes one chunk of a job's input, or closes the input, or both. Repeating a
-	// call is harmless. The errors are those of Run, and NOT_FOUND.
+	// call is harmless. Several chunks may be on their way at once: one that comes
+	// before its turn, by at most 64 MiB, waits for those before it, for at most the
+	// pod's heartbeat. The errors are those of Run, and NOT_FOUND.
 	WriteInput(context.Context, *connect.Request[v1.WriteInputRequest]) (*connect.Response[v1.WriteInputResponse], error)
 	// Follows a job to its end: what happened since after_seq, then what happens.
 	// NOT_FOUND: there is no such job.
@@ -253,6 +273,8 @@ type JobServiceHandler interface {
 	DeleteJob(context.Context, *connect.Request[v1.DeleteJobRequest]) (*connect.Response[v1.DeleteJobResponse], error)
 	// Lists what the pod's model can do. Never waits for the model.
 	ListFunctions(context.Context, *connect.Request[v1.ListFunctionsRequest]) (*connect.Response[v1.ListFunctionsResponse], error)
+	// Describes the pod as it is now: for people and dashboards. Never waits.
+	GetPod(context.Context, *connect.Request[v1.GetPodRequest]) (*connect.Response[v1.GetPodResponse], error)
 }
 
 // NewJobServiceHandler builds an HTTP handler from the service implementation. It returns the path
@@ -316,6 +338,12 @@ func NewJobServiceHandler(svc JobServiceHandler, opts ...connect.HandlerOption) 
 		connect.WithSchema(jobServiceMethods.ByName("ListFunctions")),
 		connect.WithHandlerOptions(opts...),
 	)
+	jobServiceGetPodHandler := connect.NewUnaryHandler(
+		JobServiceGetPodProcedure,
+		svc.GetPod,
+		connect.WithSchema(jobServiceMethods.ByName("GetPod")),
+		connect.WithHandlerOptions(opts...),
+	)
 	return "/aipod.v1.JobService/", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
 		case JobServiceRunProcedure:
@@ -336,6 +364,8 @@ func NewJobServiceHandler(svc JobServiceHandler, opts ...connect.HandlerOption) 
 			jobServiceDeleteJobHandler.ServeHTTP(w, r)
 		case JobServiceListFunctionsProcedure:
 			jobServiceListFunctionsHandler.ServeHTTP(w, r)
+		case JobServiceGetPodProcedure:
+			jobServiceGetPodHandler.ServeHTTP(w, r)
 		default:
 			http.NotFound(w, r)
 		}
@@ -379,4 +409,8 @@ func (UnimplementedJobServiceHandler) DeleteJob(context.Context, *connect.Reques
 
 func (UnimplementedJobServiceHandler) ListFunctions(context.Context, *connect.Request[v1.ListFunctionsRequest]) (*connect.Response[v1.ListFunctionsResponse], error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("aipod.v1.JobService.ListFunctions is not implemented"))
+}
+
+func (UnimplementedJobServiceHandler) GetPod(context.Context, *connect.Request[v1.GetPodRequest]) (*connect.Response[v1.GetPodResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("aipod.v1.JobService.GetPod is not implemented"))
 }

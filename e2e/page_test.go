@@ -1,0 +1,318 @@
+//go:build e2e
+
+package e2e
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/binary"
+	"encoding/hex"
+	"encoding/json"
+	"image"
+	"image/png"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"testing"
+	"time"
+)
+
+// browser runs a scenario of node/page/scenarios.mjs in Chromium. setup is what it
+// needs besides; answers are what it may ask for while it runs. What the scenario
+// returns is read into done.
+func browser(t *testing.T, scenario string, setup map[string]any, answers map[string]func(), done any) {
+	t.Helper()
+	setup["scenario"] = scenario
+	setup["artifacts"] = repoFile(t, "e2e/artifacts/page")
+	setup["iris"] = repoFile(t, "internal/tabular/iris.csv")
+	first, err := json.Marshal(setup)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command(tool(t, "node"), "node/page/main.mjs")
+	w, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := start(t, "the browser", cmd)
+	say := func(line string) {
+		if _, err := io.WriteString(w, line+"\n"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	say(string(first))
+	for seen, limit := 0, time.After(3*time.Minute); ; {
+		all, more := p.output.from(seen)
+		for _, line := range all {
+			seen++
+			var said struct {
+				Ask  string
+				Done json.RawMessage
+			}
+			if json.Unmarshal([]byte(line), &said) != nil {
+				continue
+			}
+			if said.Ask != "" {
+				answers[said.Ask]()
+				say("done")
+			}
+			if said.Done != nil {
+				if err := json.Unmarshal(said.Done, done); err != nil {
+					t.Fatal(err)
+				}
+				return
+			}
+		}
+		select {
+		case <-more:
+		case <-p.done:
+			if all, _ := p.output.from(seen); len(all) == 0 {
+				t.Fatalf("the scenario %s failed", scenario)
+			}
+		case <-limit:
+			t.Fatalf("the scenario %s takes too long", scenario)
+		}
+	}
+}
+
+func TestPage(t *testing.T) {
+	t.Parallel()
+	for _, scenario := range []string{"hello", "iris", "cancel"} {
+		t.Run(scenario, func(t *testing.T) {
+			p := startPod(t)
+			var nothing any
+			browser(t, scenario, map[string]any{"url": "http://" + p.addr + "/"}, nil, &nothing)
+		})
+	}
+}
+
+// Outputs are shown as what they are.
+func TestPageKinds(t *testing.T) {
+	t.Parallel()
+	p := startPod(t)
+	dir := t.TempDir()
+	var picture bytes.Buffer
+	if err := png.Encode(&picture, image.NewGray(image.Rect(0, 0, 320, 200))); err != nil {
+		t.Fatal(err)
+	}
+	for name, data := range map[string][]byte{
+		"a.png":  picture.Bytes(),
+		"a.wav":  wave(8000),
+		"a.csv":  []byte("name,count\n\"say \"\"a, b\"\"\",1\r\n,2\n"),
+		"a.txt":  []byte("plain, but of several lines\nof text\n"),
+		"a.json": []byte(`{"a": [1, 2, {"b": null}]}`),
+		"a.bin":  {0, 1, 2, 3, 0xff},
+	} {
+		if err := os.WriteFile(filepath.Join(dir, name), data, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var nothing any
+	browser(t, "kinds", map[string]any{"url": "http://" + p.addr + "/", "files": dir}, nil, &nothing)
+}
+
+// wave is a WAV file of silence: 8 bits, 8000 samples a second.
+func wave(samples int) []byte {
+	var b bytes.Buffer
+	b.WriteString("RIFF")
+	_ = binary.Write(&b, binary.LittleEndian, uint32(36+samples))
+	b.WriteString("WAVEfmt ")
+	_ = binary.Write(&b, binary.LittleEndian, []uint32{16, 1 | 1<<16, 8000, 8000, 1 | 8<<16})
+	b.WriteString("data")
+	_ = binary.Write(&b, binary.LittleEndian, uint32(samples))
+	return append(b.Bytes(), bytes.Repeat([]byte{128}, samples)...)
+}
+
+func TestPageFailure(t *testing.T) {
+	t.Parallel()
+	p := startPod(t, "--exec", "--func", "fail", "--", "sh", "-c", `echo "the cable is unplugged" >&2; exit 3`)
+	var nothing any
+	browser(t, "failure", map[string]any{"url": "http://" + p.addr + "/"}, nil, &nothing)
+}
+
+// An uploaded is what scenarios that upload return.
+type uploaded struct {
+	SHA256 string
+	Size   int64
+	Before int64   // bytes that an earlier page had sent
+	Growth float64 // of the page's memory, in bytes
+}
+
+// bigFile writes a file of random bytes and returns its digest in hex.
+func bigFile(t *testing.T, size int64) (path, digest string) {
+	t.Helper()
+	path = filepath.Join(t.TempDir(), "big.bin")
+	f, err := os.Create(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	h := sha256.New()
+	block := randomBytes(1 << 20)
+	for n := int64(0); n < size; n += int64(len(block)) {
+		binary.LittleEndian.PutUint64(block, uint64(n))
+		if _, err := io.MultiWriter(f, h).Write(block); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return path, hex.EncodeToString(h.Sum(nil))
+}
+
+func TestPageUploadSurvivesKill(t *testing.T) {
+	t.Parallel()
+	p := startPodBelow(t)
+	relay := startRelay(t, p.addr)
+	const size = 512 << 20
+	path, digest := bigFile(t, size)
+	var got uploaded
+	browser(t, "upload", map[string]any{"url": "http://" + relay.addr + "/", "file": path}, map[string]func(){
+		"kill": p.kill,
+		"restart": func() {
+			if _, err := tryPod(t, p.addr, p.dir); err != nil {
+				t.Error(err)
+			}
+		},
+	}, &got)
+	if got.SHA256 != digest || got.Size != size {
+		t.Errorf("the digest of %d bytes is %s, want %s", got.Size, got.SHA256, digest)
+	}
+	ratio := float64(relay.up.Load()) / size
+	t.Logf("%.3fx the bytes over %d connections", ratio, relay.conns.Load())
+	if ratio > 1.10 {
+		t.Errorf("%.3fx the bytes were sent, want at most 1.10x", ratio)
+	}
+}
+
+func TestPageReload(t *testing.T) {
+	t.Parallel()
+	p := startPod(t)
+	relay := startRelay(t, p.addr)
+	const size = 256 << 20
+	path, digest := bigFile(t, size)
+	var got uploaded
+	browser(t, "reload", map[string]any{"url": "http://" + relay.addr + "/", "file": path}, nil, &got)
+	if got.SHA256 != digest || got.Size != size {
+		t.Errorf("the digest of %d bytes is %s, want %s", got.Size, got.SHA256, digest)
+	}
+	if ratio := float64(relay.up.Load()) / size; ratio > 1.10 {
+		t.Errorf("%.3fx the bytes were sent, want at most 1.10x: the upload has not gone on from %d", ratio, got.Before)
+	}
+}
+
+// The page of a pod behind nginx, with timeouts of 2 s, on HTTP/1.1.
+func TestPageThroughNginx(t *testing.T) {
+	t.Parallel()
+	p := startPod(t)
+	n := startNginx(t, "nginx", map[string]group{"xxx": toAddrs(p.addr)})
+	var got struct{ Failed []string }
+	browser(t, "patient", map[string]any{"url": "http://" + n.web + "/"}, nil, &got)
+	if len(got.Failed) > 0 {
+		t.Errorf("requests that failed: %v", got.Failed)
+	}
+}
+
+func TestPageMemory(t *testing.T) {
+	t.Parallel()
+	p := startPod(t)
+	const size = 2 << 30
+	path, digest := bigFile(t, size)
+	var got uploaded
+	browser(t, "heap", map[string]any{"url": "http://" + p.addr + "/", "file": path}, nil, &got)
+	if got.SHA256 != digest || got.Size != size {
+		t.Errorf("the digest of %d bytes is %s, want %s", got.Size, got.SHA256, digest)
+	}
+	t.Logf("the page's memory grew by %.1f MiB", got.Growth/(1<<20))
+	if got.Growth > 64<<20 {
+		t.Errorf("the page's memory grew by %.1f MiB, want at most 64", got.Growth/(1<<20))
+	}
+}
+
+func TestPagePaint(t *testing.T) {
+	t.Parallel()
+	p := startPod(t)
+	var got struct {
+		Shifts []struct {
+			Value float64
+			What  []string
+		}
+		First float64 `json:"first-contentful-paint"` // ms
+	}
+	browser(t, "paint", map[string]any{"url": "http://" + p.addr + "/"}, nil, &got)
+	t.Logf("first contentful paint after %.0f ms", got.First)
+	if got.First == 0 || got.First > 1000 {
+		t.Errorf("first contentful paint after %.0f ms, want at most 1000", got.First)
+	}
+	sum := 0.0
+	for _, s := range got.Shifts {
+		sum += s.Value
+	}
+	if sum > 0.01 {
+		t.Errorf("the layout shifts by %.3f: %v", sum, got.Shifts)
+	}
+}
+
+
+// packedExample is the example's page, built by Vite against the package that npm
+// packs of the module.
+func packedExample(t *testing.T) string {
+	t.Helper()
+	web, dir := repoFile(t, "web"), t.TempDir()
+	npm := func(args ...string) {
+		t.Helper()
+		cmd := exec.Command(args[0], args[1:]...)
+		cmd.Dir = dir
+		if out, err := cmd.CombinedOutput(); err != nil {
+			t.Fatalf("%v: %v\n%s", args, err, out)
+		}
+	}
+	npm("npm", "pack", "--silent", "--pack-destination", dir, web)
+	packages := filepath.Join(dir, "node_modules")
+	if err := os.MkdirAll(filepath.Join(packages, "aipod"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	tar, err := filepath.Glob(filepath.Join(dir, "aipod-*.tgz"))
+	if err != nil || len(tar) != 1 {
+		t.Fatalf("npm pack has made %v, %v", tar, err)
+	}
+	npm("tar", "-xzf", tar[0], "-C", filepath.Join(packages, "aipod"), "--strip-components", "1")
+	for _, name := range []string{"@bufbuild", "@connectrpc"} { // as npm would install them
+		if err := os.Symlink(filepath.Join(web, "node_modules", name), filepath.Join(packages, name)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, name := range []string{"index.html", "main.ts"} {
+		data, err := os.ReadFile(repoFile(t, "examples/browser/"+name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(dir, name), data, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	bin := filepath.Join(web, "node_modules", ".bin")
+	npm(filepath.Join(bin, "tsc"), "--noEmit", "--strict", "--target", "es2022", "--module", "es2022", "--moduleResolution", "bundler", "main.ts")
+	npm(filepath.Join(bin, "vite"), "build", "--logLevel", "warn")
+	return filepath.Join(dir, "dist")
+}
+
+// A page of another origin, made with the module as a package: the browser lets it
+// call the pod if the pod allows that, and doesn't otherwise.
+func TestPageOfAnotherOrigin(t *testing.T) {
+	t.Parallel()
+	files := http.FileServer(http.Dir(packedExample(t)))
+	allowed, other := httptest.NewServer(files), httptest.NewServer(files)
+	defer allowed.Close()
+	defer other.Close()
+	p := startPod(t, "--cors-origin", allowed.URL)
+	data := randomBytes(5 << 20)
+	var got uploaded
+	browser(t, "elsewhere", map[string]any{
+		"pod": "http://" + p.addr, "allowed": allowed.URL, "other": other.URL, "file": writeFile(t, "data", data),
+	}, nil, &got)
+	if sum := sha256.Sum256(data); got.SHA256 != hex.EncodeToString(sum[:]) {
+		t.Errorf("the digest is %s, want %x", got.SHA256, sum)
+	}
+}

@@ -1,0 +1,134 @@
+import { BinaryWriter, WireType } from "@bufbuild/protobuf/wire";
+import { createClient, type CallOptions, type Client } from "@connectrpc/connect";
+import { createConnectTransport } from "@connectrpc/connect-web";
+
+import { JobService, type WriteInputResponse } from "../gen/aipod/v1/job_pb.js";
+import { TooLargeError } from "./errors.js";
+import { Turns } from "./wait.js";
+
+/** How to reach a pod. */
+export interface PodOptions {
+  /** The pod's address, default the page's own directory. */
+  baseUrl?: string | URL;
+  /** Sent with each request, such as authorization or x-upstream. */
+  headers?: Record<string, string>;
+  /** Whether cookies go to a pod on another origin: fetch's credentials. */
+  credentials?: RequestCredentials;
+  /** How many chunks are on their way at once, over all uploads; default 4, at most 6. */
+  parallel?: number;
+  /** Instead of the browser's own fetch. */
+  fetch?: typeof fetch;
+}
+
+/** How long a single request may take, in milliseconds. */
+export const unaryTimeout = 15_000;
+
+/**
+ * What the jobs of one pod share: the clients, and the browser's few connections.
+ * Over HTTP/1.1 there are six for a host, so chunks take at most four, and streams
+ * two.
+ */
+export class Link {
+  readonly api: Client<typeof JobService>;
+  readonly chunks: Turns;
+  /** How many chunks one upload may have on their way. */
+  readonly parallel: number;
+  readonly #streams = new Turns(2);
+  readonly #headers: Record<string, string>;
+  readonly #baseUrl: string;
+  readonly #fetch: typeof fetch;
+
+  constructor(options: PodOptions) {
+    const page = typeof location === "undefined" ? "http://127.0.0.1:50051" : location.href;
+    this.#baseUrl = new URL(options.baseUrl ?? ".", page).href.replace(/\/$/, "");
+    this.#headers = options.headers ?? {};
+    this.parallel = Math.min(Math.max(options.parallel ?? 4, 1), 6);
+    this.chunks = new Turns(this.parallel);
+    const send = options.fetch ?? globalThis.fetch.bind(globalThis);
+    const credentials = options.credentials;
+    this.#fetch = async (input, init) => {
+      const response = await send(input, credentials ? { ...init, credentials } : init);
+      if (response.status === 413) {
+        throw new TooLargeError();
+      }
+      return response;
+    };
+    this.api = this.#connect(this.#fetch);
+  }
+
+  #connect(fetch: typeof globalThis.fetch): Client<typeof JobService> {
+    return createClient(JobService, createConnectTransport({ baseUrl: this.#baseUrl, useBinaryFormat: true, fetch }));
+  }
+
+  /**
+   * Writes a chunk of a job's input. The browser takes its bytes from the file
+   * itself: a body that is in the page's memory would be copied between processes,
+   * which is an order of magnitude slower and stops the page meanwhile.
+   */
+  writeChunk(jobId: string, chunk: Chunk, options: CallOptions): Promise<WriteInputResponse> {
+    const api = this.#connect(async (input, init) => {
+      const message = new Blob([init?.body as Uint8Array<ArrayBuffer>, dataHeader(chunk.data.size), chunk.data]);
+      if (!chunk.gzip) {
+        return this.#fetch(input, { ...init, body: message });
+      }
+      const headers = new Headers(init?.headers);
+      headers.set("content-encoding", "gzip");
+      return this.#fetch(input, { ...init, headers, body: await gzip(message) });
+    });
+    return api.writeInput({ jobId, chunk: { offset: BigInt(chunk.offset), crc32c: chunk.crc } }, options);
+  }
+
+  /** The options of a call about a job: proxies may choose the pod by its id. */
+  call(jobId: string | undefined, signal?: AbortSignal, timeoutMs: number | undefined = unaryTimeout): CallOptions {
+    const headers = jobId === undefined ? this.#headers : { ...this.#headers, "x-job-id": jobId };
+    return { headers, ...(signal && { signal }), ...(timeoutMs !== undefined && { timeoutMs }) };
+  }
+
+  /** Takes a connection for a stream if one is free; give it back by calling what is returned. */
+  tryStream(): (() => void) | undefined {
+    if (this.#multiplexed()) {
+      return () => {};
+    }
+    return this.#streams.tryTake() ? () => this.#streams.give() : undefined;
+  }
+
+  /** Whether the browser speaks HTTP/2 with the pod, where streams cost no connection. */
+  #multiplexed(): boolean {
+    if (typeof performance === "undefined" || !performance.getEntriesByType) {
+      return false;
+    }
+    const last = performance
+      .getEntriesByType("resource")
+      .filter((entry) => entry.name.startsWith(this.#baseUrl))
+      .at(-1) as PerformanceResourceTiming | undefined;
+    return last?.nextHopProtocol === "h2" || last?.nextHopProtocol === "h3";
+  }
+}
+
+/** A part of a payload. */
+export interface Chunk {
+  /** Of the first byte. */
+  offset: number;
+  data: Blob;
+  /** The CRC-32C of data. */
+  crc: number;
+  /** Whether it is compressed on its way. */
+  gzip: boolean;
+}
+
+/**
+ * What comes before a chunk's data in a WriteInputRequest that has all else in front
+ * of it: in protobuf, parts of a message that come one after the other are one.
+ */
+function dataHeader(size: number): Uint8Array<ArrayBuffer> {
+  const data = new BinaryWriter().tag(2, WireType.LengthDelimited).uint32(size).finish(); // Chunk.data
+  const chunk = new BinaryWriter().tag(2, WireType.LengthDelimited).uint32(data.length + size).finish(); // WriteInputRequest.chunk
+  return new Uint8Array([...chunk, ...data]);
+}
+
+/** Whether the browser can gzip. */
+export const canGzip = typeof CompressionStream !== "undefined";
+
+export function gzip(data: Blob): Promise<Blob> {
+  return new Response(data.stream().pipeThrough(new CompressionStream("gzip"))).blob();
+}
