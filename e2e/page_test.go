@@ -4,10 +4,9 @@ package e2e
 
 import (
 	"bytes"
-	"crypto/sha256"
 	"encoding/binary"
-	"encoding/hex"
 	"encoding/json"
+	"fmt"
 	"image"
 	"image/png"
 	"io"
@@ -18,6 +17,8 @@ import (
 	"path/filepath"
 	"testing"
 	"time"
+
+	"github.com/aipod/aipod/internal/bench"
 )
 
 // browser runs a scenario of node/page/scenarios.mjs in Chromium. setup is what it
@@ -135,30 +136,9 @@ func TestPageFailure(t *testing.T) {
 
 // An uploaded is what scenarios that upload return.
 type uploaded struct {
-	SHA256 string
-	Size   int64
+	digest
 	Before int64   // bytes that an earlier page had sent
 	Growth float64 // of the page's memory, in bytes
-}
-
-// bigFile writes a file of random bytes and returns its digest in hex.
-func bigFile(t *testing.T, size int64) (path, digest string) {
-	t.Helper()
-	path = filepath.Join(t.TempDir(), "big.bin")
-	f, err := os.Create(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
-	h := sha256.New()
-	block := randomBytes(1 << 20)
-	for n := int64(0); n < size; n += int64(len(block)) {
-		binary.LittleEndian.PutUint64(block, uint64(n))
-		if _, err := io.MultiWriter(f, h).Write(block); err != nil {
-			t.Fatal(err)
-		}
-	}
-	return path, hex.EncodeToString(h.Sum(nil))
 }
 
 func TestPageUploadSurvivesKill(t *testing.T) {
@@ -166,7 +146,7 @@ func TestPageUploadSurvivesKill(t *testing.T) {
 	p := startPodBelow(t)
 	relay := startRelay(t, p.addr)
 	const size = 512 << 20
-	path, digest := bigFile(t, size)
+	path, want := writePayload(t, bench.Random, size)
 	var got uploaded
 	browser(t, "upload", map[string]any{"url": "http://" + relay.addr + "/", "file": path}, map[string]func(){
 		"kill": p.kill,
@@ -176,8 +156,8 @@ func TestPageUploadSurvivesKill(t *testing.T) {
 			}
 		},
 	}, &got)
-	if got.SHA256 != digest || got.Size != size {
-		t.Errorf("the digest of %d bytes is %s, want %s", got.Size, got.SHA256, digest)
+	if got.digest != want {
+		t.Errorf("the digest is %+v, want %+v", got.digest, want)
 	}
 	ratio := float64(relay.up.Load()) / size
 	t.Logf("%.3fx the bytes over %d connections", ratio, relay.conns.Load())
@@ -191,11 +171,11 @@ func TestPageReload(t *testing.T) {
 	p := startPod(t)
 	relay := startRelay(t, p.addr)
 	const size = 256 << 20
-	path, digest := bigFile(t, size)
+	path, want := writePayload(t, bench.Random, size)
 	var got uploaded
 	browser(t, "reload", map[string]any{"url": "http://" + relay.addr + "/", "file": path}, nil, &got)
-	if got.SHA256 != digest || got.Size != size {
-		t.Errorf("the digest of %d bytes is %s, want %s", got.Size, got.SHA256, digest)
+	if got.digest != want {
+		t.Errorf("the digest is %+v, want %+v", got.digest, want)
 	}
 	if ratio := float64(relay.up.Load()) / size; ratio > 1.10 {
 		t.Errorf("%.3fx the bytes were sent, want at most 1.10x: the upload has not gone on from %d", ratio, got.Before)
@@ -214,15 +194,80 @@ func TestPageThroughNginx(t *testing.T) {
 	}
 }
 
+// defaultConfig is what people have who have not thought of jobs: all of nginx's own
+// choices, and little time.
+const defaultConfig = `%s
+pid %[2]s/pid;
+error_log stderr notice;
+events {}
+http {
+    access_log off;
+    client_body_temp_path %[2]s/body; proxy_temp_path %[2]s/proxy;
+    fastcgi_temp_path %[2]s/fastcgi; uwsgi_temp_path %[2]s/uwsgi; scgi_temp_path %[2]s/scgi;
+    proxy_read_timeout 5s;
+    server {
+        listen %[3]s;
+        location / { proxy_pass http://%[4]s; }
+    }
+}
+`
+
+// Behind an nginx as it is by default: bodies up to 1 MiB, requests and answers held
+// back until they are complete.
+func TestPageThroughDefaultNginx(t *testing.T) {
+	t.Parallel()
+	p := startPod(t)
+	n := &nginx{dir: t.TempDir(), name: "default", web: fmt.Sprintf("127.0.0.1:%d", freePort(t))}
+	user := ""
+	if os.Geteuid() == 0 {
+		user = "user root;"
+	}
+	n.conf = filepath.Join(n.dir, "nginx.conf")
+	if err := os.WriteFile(n.conf, fmt.Appendf(nil, defaultConfig, user, n.dir, n.web, p.addr), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := n.launch(t, tool(t, "nginx")); err != nil {
+		t.Fatal(err)
+	}
+	data := randomBytes(20 << 20)
+	var got uploaded
+	browser(t, "unfriendly", map[string]any{"url": "http://" + n.web + "/", "file": writeFile(t, "data", data)}, nil, &got)
+	if want := digestOf(data); got.digest != want {
+		t.Errorf("the digest is %+v, want %+v", got.digest, want)
+	}
+}
+
+// Over a link of 2 MiB/s text goes in gzip.
+func TestPageCompresses(t *testing.T) {
+	t.Parallel()
+	p := startPod(t)
+	relay := startRelay(t, p.addr)
+	slow := startToxiproxy(t, relay.addr)
+	if err := slow.add(toxic{"bandwidth", map[string]any{"rate": 2 << 10}}); err != nil {
+		t.Fatal(err)
+	}
+	data := textBytes(48 << 20)
+	var got uploaded
+	browser(t, "slow", map[string]any{"url": "http://" + slow.addr + "/", "file": writeFile(t, "text", data)}, nil, &got)
+	if want := digestOf(data); got.digest != want {
+		t.Errorf("the digest is %+v, want %+v", got.digest, want)
+	}
+	ratio := float64(relay.up.Load()) / float64(len(data))
+	t.Logf("%.2fx the bytes", ratio)
+	if ratio > 0.7 {
+		t.Errorf("%.2fx the bytes were sent of a text over a slow link", ratio)
+	}
+}
+
 func TestPageMemory(t *testing.T) {
 	t.Parallel()
 	p := startPod(t)
 	const size = 2 << 30
-	path, digest := bigFile(t, size)
+	path, want := writePayload(t, bench.Random, size)
 	var got uploaded
 	browser(t, "heap", map[string]any{"url": "http://" + p.addr + "/", "file": path}, nil, &got)
-	if got.SHA256 != digest || got.Size != size {
-		t.Errorf("the digest of %d bytes is %s, want %s", got.Size, got.SHA256, digest)
+	if got.digest != want {
+		t.Errorf("the digest is %+v, want %+v", got.digest, want)
 	}
 	t.Logf("the page's memory grew by %.1f MiB", got.Growth/(1<<20))
 	if got.Growth > 64<<20 {
@@ -253,7 +298,6 @@ func TestPagePaint(t *testing.T) {
 		t.Errorf("the layout shifts by %.3f: %v", sum, got.Shifts)
 	}
 }
-
 
 // packedExample is the example's page, built by Vite against the package that npm
 // packs of the module.
@@ -312,7 +356,7 @@ func TestPageOfAnotherOrigin(t *testing.T) {
 	browser(t, "elsewhere", map[string]any{
 		"pod": "http://" + p.addr, "allowed": allowed.URL, "other": other.URL, "file": writeFile(t, "data", data),
 	}, nil, &got)
-	if sum := sha256.Sum256(data); got.SHA256 != hex.EncodeToString(sum[:]) {
-		t.Errorf("the digest is %s, want %x", got.SHA256, sum)
+	if want := digestOf(data); got.digest != want {
+		t.Errorf("the digest is %+v, want %+v", got.digest, want)
 	}
 }

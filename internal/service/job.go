@@ -113,6 +113,10 @@ func put(c *aipodv1.Chunk, write func(off int64, p []byte) (int64, error)) error
 	return err
 }
 
+// turnWait is how long a chunk waits for those before it. Over a slow link they may
+// take seconds; proxies bear that much silence, or the chunk is sent again.
+const turnWait = 10 * time.Second
+
 // maxAhead is how far, in bytes, a chunk may be before its turn: a browser has
 // several on their way, on connections of their own.
 const maxAhead = 64 << 20
@@ -126,12 +130,10 @@ func (h *jobHandler) WriteInput(ctx context.Context, req *connect.Request[aipodv
 	if chunk == nil && end == nil {
 		return nil, invalidf("neither chunk nor close_input is set: there is nothing to do")
 	}
-	// Nobody likes a unary call that is silent. A chunk may wait for those before
-	// it, which are on their way; a large input may take long to be stored.
-	ctx, cancel := context.WithTimeout(ctx, h.pod.cfg.Heartbeat)
-	defer cancel()
 	w := j.SharedWriter()
 	if chunk != nil {
+		ctx, cancel := context.WithTimeout(ctx, turnWait)
+		defer cancel()
 		err := put(chunk, func(off int64, p []byte) (int64, error) {
 			if off > j.Committed()+maxAhead {
 				return w.Put(off, p)
@@ -143,6 +145,10 @@ func (h *jobHandler) WriteInput(ctx context.Context, req *connect.Request[aipodv
 		}
 	}
 	if end != nil {
+		// A large input may take long to be stored, and nobody likes a unary call
+		// that is silent.
+		ctx, cancel := context.WithTimeout(ctx, h.pod.cfg.Heartbeat)
+		defer cancel()
 		if err := w.Close(ctx, end.GetSize(), end.Crc32C); err != nil {
 			return nil, err
 		}

@@ -153,7 +153,7 @@ func TestWriteInputErrors(t *testing.T) {
 			{"nothing", "a", nil, nil, connect.CodeInvalidArgument, "nothing to do", nil},
 			{"checksum of the chunk", "a", badSum, nil, connect.CodeInvalidArgument, "crc32c", nil},
 			{"other bytes", "a", chunkOf(1, []byte("xx")), nil, connect.CodeInvalidArgument, "byte 1 of the payload", nil},
-			{"gap", "a", chunkOf(5, []byte("f")), nil, connect.CodeOutOfRange, "beyond the 3 bytes", &aipodv1.Committed{Offset: 3}},
+			{"gap", "a", chunkOf(maxAhead+4, []byte("f")), nil, connect.CodeOutOfRange, "beyond the 3 bytes", &aipodv1.Committed{Offset: 3}},
 			{"too large", "a", chunkOf(3, make([]byte, limit)), nil, connect.CodeResourceExhausted, "limit of 1.0 MiB", &aipodv1.SizeLimit{Limit: limit}},
 			{"closed too late", "a", nil, &aipodv1.CloseInput{Size: 4}, connect.CodeOutOfRange, "3 bytes, not 4", &aipodv1.Committed{Offset: 3}},
 			{"closed too early", "a", nil, &aipodv1.CloseInput{Size: 2}, connect.CodeInvalidArgument, "3 bytes, not 2", nil},

@@ -10,8 +10,15 @@ import (
 	"github.com/aipod/aipod/internal/worker"
 )
 
-// do makes a request over HTTP/1.1 and returns the response with its body read.
-func (tp *testPod) do(t *testing.T, method, path, body string, header map[string]string) (*http.Response, string) {
+// A page is an answer over HTTP/1.1.
+type page struct {
+	code   int
+	header http.Header
+	body   string
+}
+
+// do makes a request over HTTP/1.1.
+func (tp *testPod) do(t *testing.T, method, path, body string, header map[string]string) page {
 	t.Helper()
 	req, err := http.NewRequestWithContext(soon(t), method, tp.url+path, strings.NewReader(body))
 	if err != nil {
@@ -31,7 +38,7 @@ func (tp *testPod) do(t *testing.T, method, path, body string, header map[string
 	if err != nil {
 		t.Fatal(err)
 	}
-	return res, string(text)
+	return page{res.StatusCode, res.Header, string(text)}
 }
 
 func TestPageIsServedBesideTheServices(t *testing.T) {
@@ -41,15 +48,15 @@ func TestPageIsServedBesideTheServices(t *testing.T) {
 		code         int
 		contains     string
 	}{
-		{"GET", "/", 200, "<title>aipod</title>"},
-		{"GET", "/favicon.svg", 200, "<svg"},
-		{"GET", "/nothing", 404, ""},
-		{"POST", "/", 404, ""},
-		{"POST", "/grpc.testing.TestService/EmptyCall", 404, ""}, // which RPC clients read as UNIMPLEMENTED
+		{"GET", "/", http.StatusOK, "<title>aipod</title>"},
+		{"GET", "/favicon.svg", http.StatusOK, "<svg"},
+		{"GET", "/nothing", http.StatusNotFound, ""},
+		{"POST", "/", http.StatusNotFound, ""},
+		{"POST", "/grpc.testing.TestService/EmptyCall", http.StatusNotFound, ""}, // which RPC clients read as UNIMPLEMENTED
 	} {
-		res, body := tp.do(t, c.method, c.path, "", nil)
-		if res.StatusCode != c.code || !strings.Contains(body, c.contains) {
-			t.Errorf("%s %s: %d %.80q, want %d and %q", c.method, c.path, res.StatusCode, body, c.code, c.contains)
+		got := tp.do(t, c.method, c.path, "", nil)
+		if got.code != c.code || !strings.Contains(got.body, c.contains) {
+			t.Errorf("%s %s: %d %.80q, want %d and %q", c.method, c.path, got.code, got.body, c.code, c.contains)
 		}
 	}
 }
@@ -74,21 +81,21 @@ func TestCORS(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			tp := startPod(t, func(cfg *Config) { cfg.CORSOrigins = c.origins })
-			preflight, _ := tp.do(t, "OPTIONS", listFunctions, "", map[string]string{
+			preflight := tp.do(t, "OPTIONS", listFunctions, "", map[string]string{
 				"Origin": c.origin, "Access-Control-Request-Method": "POST",
 				"Access-Control-Request-Headers": "connect-protocol-version,connect-timeout-ms,content-encoding,content-type,x-job-id,x-upstream",
 			})
-			actual, body := tp.do(t, "POST", listFunctions, "{}", map[string]string{"Origin": c.origin, "Content-Type": "application/json"})
-			if actual.StatusCode != 200 {
-				t.Errorf("the call: %d %s", actual.StatusCode, body)
+			actual := tp.do(t, "POST", listFunctions, "{}", map[string]string{"Origin": c.origin, "Content-Type": "application/json"})
+			if actual.code != http.StatusOK {
+				t.Errorf("the call: %d %s", actual.code, actual.body)
 			}
-			for what, res := range map[string]*http.Response{"preflight": preflight, "the call": actual} {
-				got := answer{res.Header.Get("Access-Control-Allow-Origin"), res.Header.Get("Access-Control-Allow-Credentials")}
+			for what, res := range map[string]page{"preflight": preflight, "the call": actual} {
+				got := answer{res.header.Get("Access-Control-Allow-Origin"), res.header.Get("Access-Control-Allow-Credentials")}
 				if got != c.want {
 					t.Errorf("%s: %+v, want %+v", what, got, c.want)
 				}
 			}
-			allowed := preflight.Header.Get("Access-Control-Allow-Headers")
+			allowed := preflight.header.Get("Access-Control-Allow-Headers")
 			if (allowed != "") != (c.want.origin != "") {
 				t.Errorf("the headers %q are allowed", allowed)
 			}

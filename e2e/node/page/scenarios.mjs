@@ -275,3 +275,25 @@ export async function elsewhere(context) {
   equal(await other.textContent("#result"), "", "the result on the other origin");
   return result;
 }
+
+/** An upload and a long call through a proxy that nobody has set up for this: small bodies only, answers held back. */
+export async function unfriendly(context, open) {
+  const page = await open();
+  await call(page, "sha256", { files: [setup.file] });
+  await state(page, "succeeded", 60_000);
+  const { sha256, size } = await result(page);
+  await call(page, "sleep", { kwargs: { seconds: 15 } });
+  await state(page, "running");
+  await until("its progress, though streams are held back", async () => /of 15 seconds/.test(await text(page, "#job .progress .facts").catch(() => "")), 14_000);
+  await state(page, "succeeded", 60_000);
+  equal(await result(page), { slept: 15 }, "the result");
+  return { sha256, size };
+}
+
+/** An upload over a slow link. */
+export async function slow(context, open) {
+  const page = await open();
+  await call(page, "sha256", { files: [setup.file] });
+  await state(page, "succeeded", 120_000);
+  return result(page);
+}

@@ -202,7 +202,7 @@ export class Upload {
     const way = gzip ? "gzip" : "plain";
     const rate = (bytes / Math.max(ms, 1)) * 1000;
     this.#rates[way] = this.#rates[way] === 0 ? rate : 0.7 * this.#rates[way] + 0.3 * rate;
-    if (ms < quick) {
+    if (ms < quick && bytes >= this.#chunk) {
       this.#chunk = Math.min(this.#chunk * 2, this.#mostChunk);
     } else if (ms > slow) {
       this.#chunk = Math.max(this.#chunk >> 1, minChunk);

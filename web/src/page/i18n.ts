@@ -62,7 +62,7 @@ const en = {
   unreachable: "The pod can't be reached; trying again.",
   log: "Log",
   noLog: "The function has said nothing.",
-  lines: "{count} lines",
+  lines: "{count} line|{count} lines",
   error: "Error",
   result: "Result",
   download: "Download",
@@ -71,7 +71,7 @@ const en = {
   loadingResult: "{done} of {size} loaded",
   table: "Table",
   tree: "JSON",
-  rows: "{count} rows",
+  rows: "{count} row|{count} rows",
   firstRows: "the first {shown} of {count} rows",
   truncated: "the first {size}",
   more: "{count} more",
@@ -215,7 +215,8 @@ export function setLang(value: Lang): void {
   document.documentElement.lang = value === "zh" ? "zh-CN" : "en";
 }
 
-/** The text of a key in the user's language, with {names} filled in. */
+/** The text of a key in the user's language, with {names} filled in; before a | is that for a count of one. */
 export function t(key: Key, values: Record<string, string | number> = {}): string {
-  return (lang === "zh" ? zh : en)[key].replace(/\{(\w+)\}/g, (_, name: string) => String(values[name] ?? ""));
+  const [one, many = one] = (lang === "zh" ? zh : en)[key].split("|") as [string, string?];
+  return (values["count"] === 1 ? one : many).replace(/\{(\w+)\}/g, (_, name: string) => String(values[name] ?? ""));
 }

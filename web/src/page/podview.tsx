@@ -5,8 +5,8 @@ import type { Store } from "./state.js";
 /** How the pod is: health, instances, queue. */
 export function PodView({ store }: { store: Store }) {
   const pod = store.pod;
-  if (!pod) {
-    return <p class="hint">…</p>;
+  if (!pod || !store.reachable) {
+    return <p class="hint">{pod ? t("unreachable") : "…"}</p>;
   }
   const name = (version: string) => version || t("default");
   return (

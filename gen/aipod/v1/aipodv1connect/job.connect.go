@@ -75,8 +75,8 @@ type JobServiceClient interface {
 	CreateJob(context.Context, *connect.Request[v1.CreateJobRequest]) (*connect.Response[v1.CreateJobResponse], error)
 	// Writes one chunk of a job's input, or closes the input, or both. Repeating a
 	// call is harmless. Several chunks may be on their way at once: one that comes
-	// before its turn, by at most 64 MiB, waits for those before it, for at most the
-	// pod's heartbeat. The errors are those of Run, and NOT_FOUND.
+	// before its turn, by at most 64 MiB, waits for those before it, for at most 10
+	// seconds. The errors are those of Run, and NOT_FOUND.
 	WriteInput(context.Context, *connect.Request[v1.WriteInputRequest]) (*connect.Response[v1.WriteInputResponse], error)
 	// Follows a job to its end: what happened since after_seq, then what happens.
 	// NOT_FOUND: there is no such job.
@@ -254,8 +254,8 @@ type JobServiceHandler interface {
 	CreateJob(context.Context, *connect.Request[v1.CreateJobRequest]) (*connect.Response[v1.CreateJobResponse], error)
 	// Writes one chunk of a job's input, or closes the input, or both. Repeating a
 	// call is harmless. Several chunks may be on their way at once: one that comes
-	// before its turn, by at most 64 MiB, waits for those before it, for at most the
-	// pod's heartbeat. The errors are those of Run, and NOT_FOUND.
+	// before its turn, by at most 64 MiB, waits for those before it, for at most 10
+	// seconds. The errors are those of Run, and NOT_FOUND.
 	WriteInput(context.Context, *connect.Request[v1.WriteInputRequest]) (*connect.Response[v1.WriteInputResponse], error)
 	// Follows a job to its end: what happened since after_seq, then what happens.
 	// NOT_FOUND: there is no such job.

@@ -1680,8 +1680,8 @@ export const JobService: GenService<{
   /**
    * Writes one chunk of a job's input, or closes the input, or both. Repeating a
    * call is harmless. Several chunks may be on their way at once: one that comes
-   * before its turn, by at most 64 MiB, waits for those before it, for at most the
-   * pod's heartbeat. The errors are those of Run, and NOT_FOUND.
+   * before its turn, by at most 64 MiB, waits for those before it, for at most 10
+   * seconds. The errors are those of Run, and NOT_FOUND.
    *
    * @generated from rpc aipod.v1.JobService.WriteInput
    */
