@@ -3,6 +3,7 @@ package main
 import (
 	"encoding/json"
 	"net/http"
+	"slices"
 	"strings"
 	"testing"
 
@@ -61,5 +62,23 @@ func TestHealth(t *testing.T) {
 		if got != test.want {
 			t.Errorf("%s %q: %+v, want %+v", test.addr, test.args, got, test.want)
 		}
+	}
+}
+
+func TestWrap(t *testing.T) {
+	const text = "Echo: copies the payload… of any size"
+	for width, want := range map[int][]string{
+		0: {text}, -5: {text}, narrowest - 1: {text},
+		20: {"Echo: copies the", "payload… of any size"},
+		21: {"Echo: copies the", "payload… of any size"},
+		25: {"Echo: copies the payload…", "of any size"},
+		80: {text},
+	} {
+		if got := wrap(text, width); !slices.Equal(got, want) {
+			t.Errorf("in %d columns: %q, want %q", width, got, want)
+		}
+	}
+	if got := wrap("", 80); !slices.Equal(got, []string{""}) {
+		t.Errorf("nothing becomes %q", got)
 	}
 }

@@ -59,7 +59,7 @@ func (f *callFlags) register(fs *pflag.FlagSet) {
 	fs.DurationVar(&f.heartbeat, "heartbeat", time.Second, "how long the pod may be silent, 200ms to 30s")
 	fs.DurationVar(&f.timeout, "timeout", 0, "give up after this time; 0 is never")
 	fs.Var(&f.generate, "generate", "send a made-up payload of this size instead of a file")
-	fs.StringVar(&f.kind, "generate-kind", string(bench.Random), "what --generate makes: random, text or zero")
+	fs.StringVar(&f.kind, "generate-kind", string(bench.Random), "what --generate makes: random, text, csv or zero")
 	fs.Uint64Var(&f.seed, "generate-seed", 1, "the same seed makes the same payload")
 	f.dial.register(fs)
 }

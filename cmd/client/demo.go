@@ -38,7 +38,10 @@ const (
 
 func (a *app) demoCommand() *cobra.Command {
 	size := flagenv.Size(1 << 30)
-	var protocol string
+	var (
+		protocol string
+		asJSON   bool
+	)
 	cmd := &cobra.Command{
 		Use:   "demo",
 		Short: "Show it all on this machine: train, predict, move a large payload",
@@ -47,22 +50,27 @@ directory, and use it as any client would, over TCP: train a classifier on the
 iris data, predict rows that training has not seen, and move a large payload of
 random bytes. Nothing is left behind.
 
+With --json it says the same in three lines, which have "step": train, predict and
+move.
+
 It fails if fewer than 93 % of the predictions are right, or if the pod's digest
 of the payload is not the one computed while sending.`,
 		Example: `  client demo
   client demo --size 4GiB
-  client demo --size 64MiB -v`,
+  client demo --size 64MiB -v
+  client demo --json | jq 'select(.step == "move").bytes_per_s'`,
 		Args: exactly(),
 	}
 	cmd.Flags().Var(&size, "size", "of the large payload; the temporary directory needs room for it")
 	cmd.Flags().StringVar(&protocol, "protocol", string(transport.GRPC), "RPC protocol: grpc, grpcweb or connect")
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print what came out as lines of JSON")
 	return a.finish(cmd, func(ctx context.Context, _ []string) error {
-		return a.demo(ctx, int64(size), protocol)
+		return a.demo(ctx, int64(size), protocol, asJSON)
 	})
 }
 
 // demo runs the demo; what it made is gone when it returns.
-func (a *app) demo(ctx context.Context, size int64, protocol string) (err error) {
+func (a *app) demo(ctx context.Context, size int64, protocol string, asJSON bool) (err error) {
 	if err := roomFor(os.TempDir(), size); err != nil {
 		return err
 	}
@@ -95,19 +103,17 @@ func (a *app) demo(ctx context.Context, size int64, protocol string) (err error)
 		return err
 	}
 	defer c.close()
-	d := &demo{app: a, conn: c}
-	a.printf("pod      %s, data in %s\n\n", pod.addr, dir)
+	d := &demo{app: a, conn: c, json: asJSON}
+	d.printf("pod      %s, data in %s\n\n", pod.addr, dir)
 	if err := d.learn(ctx); err != nil {
 		return err
 	}
 	if err := d.move(ctx, size); err != nil {
 		return err
 	}
-	a.printf("\nall of it worked. Now your own pod:  go run ./cmd/server\nand in another terminal:              go run ./cmd/client call hello\n")
+	d.printf("\nall of it worked. Now your own pod:  go run ./cmd/server\nand in another terminal:              go run ./cmd/client call hello\n")
 	return nil
 }
-
-func (a *app) printf(format string, args ...any) { fmt.Fprintf(a.stdout, format, args...) }
 
 // roomFor checks that dir has room for a payload of size bytes.
 func roomFor(dir string, size int64) error {
@@ -163,6 +169,37 @@ func (p *demoPod) stop() error {
 type demo struct {
 	app  *app
 	conn *conn
+	json bool
+}
+
+// printf is for people.
+func (d *demo) printf(format string, args ...any) {
+	if !d.json {
+		fmt.Fprintf(d.app.stdout, format, args...)
+	}
+}
+
+// A demoStep is a line of --json. What does not belong to the step is absent.
+type demoStep struct {
+	Step        string   `json:"step"`
+	Rows        int      `json:"rows,omitempty"` // that were trained on or predicted
+	Classes     int      `json:"classes,omitempty"`
+	Right       int      `json:"right,omitempty"` // of the predictions
+	Accuracy    *float64 `json:"accuracy,omitempty"`
+	Bytes       int64    `json:"bytes,omitempty"`
+	Sent        float64  `json:"sent_s,omitempty"`
+	Took        float64  `json:"took_s,omitempty"`
+	BytesPerSec int64    `json:"bytes_per_s,omitempty"` // from the first byte to the result
+	Heartbeats  int      `json:"heartbeats,omitempty"`
+	SHA256      string   `json:"sha256,omitempty"`
+}
+
+// step is for scripts.
+func (d *demo) step(s demoStep) error {
+	if !d.json {
+		return nil
+	}
+	return d.app.printJSON(s)
 }
 
 // call calls a function and decodes its result. events is told what happens.
@@ -200,11 +237,14 @@ func (d *demo) learn(ctx context.Context) error {
 	if err := d.call(ctx, spec, quietly, &trained); err != nil {
 		return err
 	}
-	d.app.printf("train    %d flowers of %d species", trained.Rows, len(trained.Classes))
+	d.printf("train    %d flowers of %d species", trained.Rows, len(trained.Classes))
 	if trained.Accuracy != nil {
-		d.app.printf("; accuracy %.3f over %d of them that the model held out", *trained.Accuracy, trained.TestRows)
+		d.printf("; accuracy %.3f over %d of them that the model held out", *trained.Accuracy, trained.TestRows)
 	}
-	d.app.printf("\n")
+	d.printf("\n")
+	if err := d.step(demoStep{Step: "train", Rows: trained.Rows, Classes: len(trained.Classes), Accuracy: trained.Accuracy}); err != nil {
+		return err
+	}
 
 	var predicted struct {
 		Labels []string `json:"labels"`
@@ -224,8 +264,11 @@ func (d *demo) learn(ctx context.Context) error {
 		}
 	}
 	accuracy := float64(right) / float64(len(held.rows))
-	d.app.printf("predict  %d flowers that were kept from training: %d right, accuracy %.3f; some of them:\n\n", len(held.rows), right, accuracy)
+	d.printf("predict  %d flowers that were kept from training: %d right, accuracy %.3f; some of them:\n\n", len(held.rows), right, accuracy)
 	d.table(held, predicted.Labels)
+	if err := d.step(demoStep{Step: "predict", Rows: len(held.rows), Right: right, Accuracy: &accuracy}); err != nil {
+		return err
+	}
 	if accuracy < demoAccuracy {
 		return failf("the accuracy %.3f is below %v: the model does not learn as it should", accuracy, demoAccuracy)
 	}
@@ -234,6 +277,9 @@ func (d *demo) learn(ctx context.Context) error {
 
 // table shows every fifth prediction.
 func (d *demo) table(t flowers, labels []string) {
+	if d.json {
+		return
+	}
 	w := tabwriter.NewWriter(d.app.stdout, 0, 0, 2, ' ', 0)
 	fmt.Fprintf(w, "         %s\tpredicted\n", strings.Join(t.header, "\t"))
 	for i := 0; i < len(t.rows); i += 5 {
@@ -253,7 +299,7 @@ func (d *demo) move(ctx context.Context, size int64) error {
 		return err
 	}
 	sum := sha256.New()
-	d.app.printf("\nmove     %s of random bytes through aipod.v1.JobService/Run to sha256\n", bytesText(size))
+	d.printf("\nmove     %s of random bytes through aipod.v1.JobService/Run to sha256\n", bytesText(size))
 	spec := callSpec{fn: "sha256", payload: hashed(payload, sum)}
 	var result struct {
 		SHA256 string `json:"sha256"`
@@ -276,15 +322,18 @@ func (d *demo) move(ctx context.Context, size int64) error {
 	if !uploaded.IsZero() { // a cut may have come just then
 		upload = uploaded.Sub(start)
 	}
-	d.app.printf("         sent in %s, %s/s; %d heartbeats meanwhile and until the result\n",
+	d.printf("         sent in %s, %s/s; %d heartbeats meanwhile and until the result\n",
 		short(upload), bytesText(int64(float64(size)/upload.Seconds())), beats)
-	d.app.printf("         result after %s, %s/s: %s\n", short(took), bytesText(int64(float64(size)/took.Seconds())), result.SHA256)
+	d.printf("         result after %s, %s/s: %s\n", short(took), bytesText(int64(float64(size)/took.Seconds())), result.SHA256)
 	if want := hex.EncodeToString(sum.Sum(nil)); result.SHA256 != want || result.Size != size {
 		return failf("the pod has %d bytes with the digest %s, and %d with %s were sent: bytes were lost or changed",
 			result.Size, result.SHA256, size, want)
 	}
-	d.app.printf("         the same digest as computed while sending: not a bit is lost\n")
-	return nil
+	d.printf("         the same digest as computed while sending: not a bit is lost\n")
+	return d.step(demoStep{
+		Step: "move", Bytes: size, Sent: seconds(upload), Took: seconds(took), BytesPerSec: int64(float64(size) / took.Seconds()),
+		Heartbeats: beats, SHA256: result.SHA256,
+	})
 }
 
 // hashed is a source that computes the digest of what is read.

@@ -22,6 +22,7 @@ type following struct {
 	out     string        // --output
 	timeout time.Duration // 0 is never
 	again   bool          // the same command would go on with the input
+	typed   typedFlags    // of the command
 	run     func(ctx context.Context, out io.Writer, watch func(client.Event)) (*client.Result, error)
 }
 
@@ -32,6 +33,7 @@ func (a *app) follow(ctx context.Context, f *following) error {
 		return err
 	}
 	defer out.discard()
+	f.typed = a.typed
 	if f.jobID != "" {
 		a.interrupts.wanted.Store(true)
 	}
@@ -62,6 +64,7 @@ func (a *app) follow(ctx context.Context, f *following) error {
 func (a *app) ended(ctx context.Context, f *following, t *tracker, err error, late bool) error {
 	s := t.status()
 	if ctx.Err() != nil {
+		a.eraseKey()
 		if f.jobID != "" && s.job != "" {
 			return a.detach(ctx, f, t)
 		}
@@ -142,11 +145,7 @@ func (f *following) comeBack(s *status) string {
 	if f.again && f.incomplete(s) {
 		return "the same command goes on with it"
 	}
-	line := "client jobs attach " + f.jobID
-	if f.dial.addr != defaultAddr {
-		line += " --addr " + f.dial.addr
-	}
-	return line
+	return "client jobs attach " + f.jobID + f.dial.arguments(f.typed)
 }
 
 const (
@@ -182,6 +181,7 @@ func (a *app) detach(ctx context.Context, f *following, t *tracker) *failure {
 	if !a.secondThoughts(ctx) {
 		return fail
 	}
+	a.eraseKey()
 	cancelCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cancelTime)
 	defer cancel()
 	job, err := f.conn.api.Cancel(cancelCtx, f.jobID)
@@ -192,6 +192,13 @@ func (a *app) detach(ctx context.Context, f *following, t *tracker) *failure {
 	}
 	a.warn(fail.message())
 	return fail
+}
+
+// eraseKey takes away what a terminal shows of Ctrl-C.
+func (a *app) eraseKey() {
+	if a.terminal(a.stderr) && !a.dumb() {
+		fmt.Fprint(a.stderr, "\r\x1b[K")
+	}
 }
 
 // secondThoughts says whether there was another Ctrl-C. It waits only if there is

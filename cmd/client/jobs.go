@@ -188,6 +188,7 @@ func (a *app) jobsLogsCommand() *cobra.Command {
 	var (
 		dial   dialFlags
 		follow bool
+		asJSON bool
 	)
 	cmd := &cobra.Command{
 		Use:   "logs JOB",
@@ -195,28 +196,38 @@ func (a *app) jobsLogsCommand() *cobra.Command {
 		Long: `Print what a job's function has logged, with time and level, and follow it to
 the job's end. The pod keeps the newest lines.`,
 		Example: `  client jobs logs monday
-  client jobs logs monday --follow=false | tail`,
+  client jobs logs monday --follow=false | tail
+  client jobs logs monday --json | jq -r 'select(.level == "WARN").message'`,
 		Args: exactly("JOB"),
 	}
 	cmd.Flags().BoolVar(&follow, "follow", true, "go on until the job ends")
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print each line as JSON: time, level and message")
 	return a.jobsFinish(cmd, &dial, func(ctx context.Context, c *conn, ids []string) error {
-		return a.logs(ctx, c, ids[0], follow)
+		return a.logs(ctx, c, ids[0], &logPrinter{a: a, json: asJSON}, follow)
 	})
 }
 
 func (a *app) jobsCancelCommand() *cobra.Command {
-	var dial dialFlags
+	var (
+		dial   dialFlags
+		asJSON bool
+	)
 	cmd := &cobra.Command{
-		Use:     "cancel JOB...",
-		Short:   "Cancel jobs; those that have ended stay as they are",
-		Example: `  client jobs cancel monday`,
-		Args:    some("JOB"),
+		Use:   "cancel JOB...",
+		Short: "Cancel jobs; those that have ended stay as they are",
+		Example: `  client jobs cancel monday
+  client jobs cancel monday tuesday --json | jq -r .state`,
+		Args: some("JOB"),
 	}
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print each job as one line of JSON, as get does")
 	return a.jobsFinish(cmd, &dial, func(ctx context.Context, c *conn, ids []string) error {
 		return a.forEach(ctx, ids, func(id string) error {
 			job, err := c.api.Cancel(ctx, id)
 			if err != nil {
 				return c.noJob(err)
+			}
+			if asJSON {
+				return a.printMessage(job)
 			}
 			return a.printLine([]byte(canceledText(job)))
 		})
@@ -224,7 +235,10 @@ func (a *app) jobsCancelCommand() *cobra.Command {
 }
 
 func (a *app) jobsRemoveCommand() *cobra.Command {
-	var dial dialFlags
+	var (
+		dial   dialFlags
+		asJSON bool
+	)
 	cmd := &cobra.Command{
 		Use:   "rm JOB...",
 		Short: "Cancel jobs, if they have not ended, and remove them with all that they hold",
@@ -234,10 +248,16 @@ job that is not there is not an error.`,
   client jobs rm $(client jobs ls --state succeeded --json | jq -r '.jobs[].job_id')`,
 		Args: some("JOB"),
 	}
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print the job_id of each job that is gone as one line of JSON")
 	return a.jobsFinish(cmd, &dial, func(ctx context.Context, c *conn, ids []string) error {
 		return a.forEach(ctx, ids, func(id string) error {
 			if err := c.api.Delete(ctx, id); err != nil {
 				return c.noJob(err)
+			}
+			if asJSON {
+				return a.printJSON(struct {
+					JobID string `json:"job_id"`
+				}{id})
 			}
 			return nil
 		})

@@ -79,13 +79,20 @@ func parseHeader(lines []string) (http.Header, error) {
 func metadata(header http.Header) map[string]string {
 	md := map[string]string{}
 	for name, values := range header {
-		switch name = strings.ToLower(name); name {
-		case "authorization", "proxy-authorization", "cookie":
-		default:
-			md[name] = strings.Join(values, ",")
+		if !isSecret(name) {
+			md[strings.ToLower(name)] = strings.Join(values, ",")
 		}
 	}
 	return md
+}
+
+// isSecret says of a header that it proves who the caller is.
+func isSecret(name string) bool {
+	switch strings.ToLower(strings.TrimSpace(name)) {
+	case "authorization", "proxy-authorization", "cookie":
+		return true
+	}
+	return false
 }
 
 func isToken(s string) bool {

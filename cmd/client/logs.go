@@ -14,10 +14,9 @@ import (
 	"github.com/aipod/aipod/gen/aipod/v1/aipodv1connect"
 )
 
-// logs prints the log of a job's function: the lines that the pod has kept, and
+// logs gives p the log of a job's function: the lines that the pod has kept, and
 // those to come if they are wanted.
-func (a *app) logs(ctx context.Context, c *conn, id string, follow bool) error {
-	p := &logPrinter{a: a}
+func (a *app) logs(ctx context.Context, c *conn, id string, p *logPrinter, follow bool) error {
 	seq, ended, err := c.keptLog(ctx, id, p)
 	switch {
 	case p.err != nil:
@@ -107,11 +106,23 @@ func (c *conn) keptLog(ctx context.Context, id string, p *logPrinter) (seq uint6
 
 // A logPrinter prints lines of a log to stdout.
 type logPrinter struct {
-	a   *app
-	err error // the first
+	a    *app
+	json bool
+	err  error // the first
+}
+
+// A logLine is a line of --json.
+type logLine struct {
+	Time    time.Time `json:"time"`
+	Level   string    `json:"level"`
+	Message string    `json:"message"`
 }
 
 func (p *logPrinter) print(at time.Time, level slog.Level, line string) {
+	if p.json {
+		p.err = errors.Join(p.err, p.a.printJSON(logLine{at.UTC(), level.String(), line}))
+		return
+	}
 	_, err := fmt.Fprintf(p.a.stdout, "%s %-5s %s\n", at.Local().Format("2006-01-02 15:04:05.000"), level, printable(line))
 	p.err = errors.Join(p.err, err)
 }

@@ -170,6 +170,17 @@ func (a *app) printLine(line []byte) error {
 	return nil
 }
 
+// printJSON prints a value as one line of JSON.
+func (a *app) printJSON(value any) error {
+	var line bytes.Buffer
+	enc := json.NewEncoder(&line)
+	enc.SetEscapeHTML(false) // it is for terminals and scripts
+	if err := enc.Encode(value); err != nil {
+		return failf("write the answer: %w", err)
+	}
+	return a.printLine(bytes.TrimSuffix(line.Bytes(), []byte("\n")))
+}
+
 // printMessage prints what the pod said as one line of JSON.
 func (a *app) printMessage(m proto.Message) error {
 	text, err := protojson.MarshalOptions{EmitUnpopulated: true, UseProtoNames: true}.Marshal(m)

@@ -22,13 +22,14 @@ type app struct {
 	stdin          io.Reader
 	stdout, stderr io.Writer
 	lookupEnv      func(string) (string, bool)
-	// terminal says whether a stream is a terminal that can redraw lines.
+	// terminal says whether a stream is a terminal.
 	terminal func(stream any) bool
 	// wait sleeps for the pause between two attempts of a call of ai.AI, or until
 	// ctx ends.
 	wait       func(ctx context.Context, d time.Duration) error
 	interrupts *interrupts
 	verbose    bool
+	typed      typedFlags
 }
 
 // Run runs the command line args, without the program's name, and returns the
@@ -38,9 +39,8 @@ type app struct {
 func Run(signals chan os.Signal, args []string, lookupEnv func(string) (string, bool), stdin io.Reader, stdout, stderr io.Writer) int {
 	a := &app{
 		stdin: stdin, stdout: stdout, stderr: stderr, lookupEnv: lookupEnv,
-		wait: wait, interrupts: newInterrupts(),
+		terminal: isTerminal, wait: wait, interrupts: newInterrupts(),
 	}
-	a.terminal = a.isTerminal
 	return a.listen(signals, args)
 }
 
@@ -101,6 +101,7 @@ reached, 130 interrupted.`,
 	root.SetOut(a.stdout)
 	root.SetErr(a.stderr)
 	root.AddCommand(a.callCommand(), a.jobsCommand(), a.functionsCommand(), a.healthCommand(), a.demoCommand())
+	a.complete(root)
 	return root
 }
 
@@ -110,7 +111,10 @@ func (a *app) finish(cmd *cobra.Command, body func(ctx context.Context, args []s
 	cmd.Flags().BoolVarP(&a.verbose, "verbose", "v", false, "say more on stderr: retries, the job, and in the demo what the pod logs")
 	cmd.Flags().SortFlags = false
 	apply := flagenv.Bind(cmd.Flags(), envPrefix, a.lookupEnv)
-	cmd.PreRunE = func(*cobra.Command, []string) error { return apply() }
+	cmd.PreRunE = func(cmd *cobra.Command, _ []string) error {
+		a.typed = typedFlagsOf(cmd.Flags())
+		return apply()
+	}
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		if err := body(cmd.Context(), args); err != nil {
 			return asBodyFailure(err)
@@ -120,19 +124,21 @@ func (a *app) finish(cmd *cobra.Command, body func(ctx context.Context, args []s
 	return cmd
 }
 
-// isTerminal is false for a terminal that can't move its cursor.
-func (a *app) isTerminal(stream any) bool {
+func isTerminal(stream any) bool {
 	f, ok := stream.(*os.File)
-	if kind, _ := a.lookupEnv("TERM"); kind == "dumb" {
-		return false
-	}
 	return ok && term.IsTerminal(int(f.Fd()))
+}
+
+// dumb says that a terminal can't move its cursor.
+func (a *app) dumb() bool {
+	kind, _ := a.lookupEnv("TERM")
+	return kind == "dumb"
 }
 
 // color says whether text on a terminal may be coloured: https://no-color.org.
 func (a *app) color() bool {
 	value, _ := a.lookupEnv("NO_COLOR")
-	return value == ""
+	return value == "" && !a.dumb()
 }
 
 func wait(ctx context.Context, d time.Duration) error {

@@ -22,6 +22,7 @@ type status struct {
 	sent      int64 // of those, put on a stream
 	fresh     bool  // nothing was put on the stream that there is
 	committed int64 // bytes of payload that the pod has
+	single    bool  // they go in single requests, whose answers are no events
 	uploaded  bool  // all of it was put on a stream
 	received  int64 // bytes of output
 	work      *client.Progress
@@ -58,6 +59,9 @@ func (s *status) take(e client.Event, now time.Time) {
 		s.seen(now)
 		s.beats++
 		s.enter(e.State, now)
+		if s.committed < s.sent && e.Committed >= s.sent {
+			s.since = now // begins to store it
+		}
 		s.position, s.committed = e.QueuePosition, e.Committed
 		s.attempt = max(s.attempt, e.Attempt)
 		if p := e.Progress; p != nil {
@@ -75,6 +79,8 @@ func (s *status) take(e client.Event, now time.Time) {
 	case client.Received:
 		s.seen(now)
 		s.received = e.Offset
+	case client.HalfDuplex:
+		s.single = true
 	case client.Superseded:
 		s.other = true
 	case client.Resumed:
@@ -104,6 +110,23 @@ func (s *status) arrived() bool {
 	return s.size == 0 || s.state > aipodv1.State_STATE_RECEIVING || s.state == aipodv1.State_STATE_UNSPECIFIED && s.uploaded
 }
 
+// there is how much of the payload the pod has, in bytes. What was sent on a stream
+// may be on its way for long, but what speaks ai.AI knows no more, and a single
+// request is not much.
+func (s *status) there(legacy bool) int64 {
+	if legacy || s.single || s.arrived() {
+		return max(s.sent, s.committed)
+	}
+	return s.committed
+}
+
+// uploading says that nothing is to be told of but the payload, which is on its
+// way.
+func (s *status) uploading(legacy bool) bool {
+	under := !s.uploaded || s.there(legacy) < s.sent
+	return under && !s.other && s.trouble == nil
+}
+
 // text is what the job does now, for people; it has no line end.
 func (s *status) text() string {
 	switch s.state {
@@ -111,7 +134,7 @@ func (s *status) text() string {
 		switch {
 		case s.other:
 			return "another client sends the input, " + bytesText(s.committed) + " are there"
-		case s.uploaded:
+		case s.uploaded && s.committed >= s.sent:
 			return "the pod stores the input"
 		}
 		return "the input arrives, " + bytesText(s.committed) + " are there"

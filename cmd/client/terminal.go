@@ -21,17 +21,26 @@ const (
 	displayTick  = 100 * time.Millisecond
 	// silentIntervals is how many heartbeats have to be missing for a warning.
 	silentIntervals = 3
+	// lineInterval is how often a terminal that can't move its cursor gets a line.
+	lineInterval = 5 * time.Second
 )
 
+// A look is what a terminal can show, and its user wants to see.
+type look struct {
+	color bool
+	dumb  bool // it can't move its cursor
+}
+
 // A terminalView draws a bar for the upload, and a line that says what the job
-// does. Its goroutine alone draws.
+// does; on a dumb terminal it prints lines, one now and then. Its goroutine alone
+// draws.
 type terminalView struct {
 	out      io.Writer
 	t        *tracker
 	how      showing
 	narrator *narrator
 	silence  time.Duration // of the pod, that is worth a warning
-	color    bool
+	look     look
 
 	notes      chan string
 	closing    sync.Once
@@ -47,11 +56,12 @@ type terminalView struct {
 	silent bool          // the warning is out
 	sent   meter
 	got    meter
+	told   time.Time // when a dumb terminal got its last line
 }
 
-func newTerminalView(out io.Writer, t *tracker, how showing, n *narrator, color bool) *terminalView {
+func newTerminalView(out io.Writer, t *tracker, how showing, n *narrator, look look) *terminalView {
 	v := &terminalView{
-		out: out, t: t, how: how, narrator: n, color: color,
+		out: out, t: t, how: how, narrator: n, look: look,
 		silence: silentIntervals * how.heartbeat,
 		notes:   make(chan string), stop: make(chan struct{}), done: make(chan struct{}),
 	}
@@ -106,6 +116,10 @@ func (v *terminalView) tick(now time.Time) {
 	if v.how.legacy {
 		v.watchSilence(&s, now)
 	}
+	if v.look.dumb {
+		v.tell(&s, now)
+		return
+	}
 	if v.bars == nil {
 		if now.Sub(s.start) < displayDelay {
 			return
@@ -116,7 +130,7 @@ func (v *terminalView) tick(now time.Time) {
 	v.tickUpload(&s, now)
 	v.got.add(s.received, now)
 	v.line.Store(" " + v.describe(&s, now))
-	busy := v.upload != nil && !s.uploaded && !s.other && s.trouble == nil
+	busy := v.upload != nil && s.uploading(v.how.legacy)
 	switch {
 	case busy && v.state != nil:
 		v.state.Abort(true)
@@ -125,6 +139,24 @@ func (v *terminalView) tick(now time.Time) {
 		v.state = v.bars.New(0, mpb.SpinnerStyle().PositionLeft(), mpb.BarWidth(1), mpb.BarFillerTrim(), mpb.BarRemoveOnComplete(),
 			mpb.BarPriority(1), mpb.AppendDecorators(decor.Any(func(decor.Statistics) string { return v.line.Load().(string) })))
 	}
+}
+
+// tell prints where the job is, now and then.
+func (v *terminalView) tell(s *status, now time.Time) {
+	v.sent.add(s.there(v.how.legacy), now)
+	v.got.add(s.received, now)
+	if v.told.IsZero() {
+		v.told = s.start
+	}
+	if now.Sub(v.told) < lineInterval {
+		return
+	}
+	v.told = now
+	if !s.arrived() && s.uploading(v.how.legacy) {
+		v.note("upload " + amount(s.there(v.how.legacy), s.size) + ", " + v.sent.text(s.size))
+		return
+	}
+	v.note(v.describe(s, now))
 }
 
 // tickUpload updates the upload's bar and what is beside it. A job that is made
@@ -141,9 +173,10 @@ func (v *terminalView) tickUpload(s *status, now time.Time) {
 	if s.uploaded {
 		size = s.sent
 	}
-	v.sent.add(s.sent, now)
-	v.upload.SetCurrent(s.sent)
-	v.amount.Store("upload " + amount(s.sent, s.size) + " ")
+	there := s.there(v.how.legacy)
+	v.sent.add(there, now)
+	v.upload.SetCurrent(there)
+	v.amount.Store("upload " + amount(there, s.size) + " ")
 	v.speed.Store(" " + v.sent.text(size))
 	if s.arrived() {
 		v.upload.SetTotal(-1, true)
@@ -255,7 +288,7 @@ func (v *terminalView) troubleText(s *status, now time.Time) string {
 }
 
 func (v *terminalView) warn(text string) string {
-	if !v.color {
+	if !v.look.color {
 		return text
 	}
 	return "\x1b[33m" + text + "\x1b[0m"

@@ -64,12 +64,18 @@ func TestTerminalShowsUploadAndLiveness(t *testing.T) {
 				view.watch(client.Accepted{JobID: "j", State: receiving})
 				for i := range int64(5) {
 					time.Sleep(100 * time.Millisecond)
-					view.watch(client.Sent{Offset: (i + 1) * 10 << 20, Size: size})
+					view.watch(client.Sent{Offset: (i + 2) * 10 << 20, Size: size})
+					view.watch(client.Heartbeat{State: receiving, Committed: (i + 1) * 10 << 20, WorkerAge: -1})
 				}
 				time.Sleep(500 * time.Millisecond)
 				view.watch(client.Sent{Offset: 100 << 20, Size: size})
 				time.Sleep(500 * time.Millisecond)
 				view.watch(client.Uploaded{Size: 100 << 20})
+				time.Sleep(500 * time.Millisecond)
+				if text := out.String(); strings.Contains(text, "upload 100 MiB") || strings.Contains(text, "stores") {
+					t.Errorf("half of it is under way, and this was shown:\n%q", text)
+				}
+				view.watch(client.Heartbeat{State: receiving, Committed: 100 << 20, WorkerAge: -1})
 				time.Sleep(500 * time.Millisecond)
 				view.watch(client.Heartbeat{State: queued, QueuePosition: 3, WorkerAge: -1})
 				time.Sleep(500 * time.Millisecond)
@@ -146,6 +152,37 @@ func TestTerminalShowsTrouble(t *testing.T) {
 			if !strings.Contains(text, want) {
 				t.Errorf("%q was never shown:\n%q", want, text)
 			}
+		}
+	})
+}
+
+// A terminal that can't move its cursor gets a line now and then.
+func TestTerminalDumb(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		out := new(screen)
+		a := &app{stderr: out, terminal: func(any) bool { return true }, lookupEnv: func(name string) (string, bool) {
+			return "dumb", name == "TERM"
+		}}
+		view := a.track(showing{fn: "f", size: 100 << 20, heartbeat: time.Second})
+		time.Sleep(50 * time.Millisecond) // between the ticks
+		view.watch(client.Accepted{JobID: "j", State: receiving})
+		for i := range int64(10) {
+			view.watch(client.Sent{Offset: (i + 1) * 10 << 20, Size: 100 << 20})
+			time.Sleep(time.Second)
+			view.watch(client.Heartbeat{State: receiving, Committed: (i + 1) * 10 << 20, WorkerAge: -1})
+		}
+		view.watch(client.Uploaded{Size: 100 << 20})
+		view.watch(heard(running))
+		view.watch(client.Progress{Done: 7, Total: 10, Unit: "rows"})
+		time.Sleep(4 * time.Second)
+		view.watch(client.Reconnecting{Failures: 1, Pause: 5 * time.Second, Why: errors.New("cable loose")})
+		time.Sleep(5 * time.Second)
+		view.close()
+		want := "client: upload 40 MiB of 100 MiB, 7.7 MiB/s, 7.8s left\n" +
+			"client: upload 90 MiB of 100 MiB, 8.4 MiB/s, 1.2s left\n" +
+			"client: reconnecting 0.9s: cable loose; nothing is lost, next attempt in 4.0s\n"
+		if got := out.String(); got != want {
+			t.Errorf("%s, want\n%s", got, want)
 		}
 	})
 }

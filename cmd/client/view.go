@@ -32,8 +32,8 @@ type showing struct {
 	json      bool
 }
 
-// newView is JSON lines if asked for, else a live display for a terminal, else
-// lines, of which there are few.
+// newView is JSON lines if asked for, else a display for a terminal, else lines, of
+// which there are few.
 func (a *app) newView(t *tracker, how showing) view {
 	n := &narrator{fn: how.fn, legacy: how.legacy, verbose: a.verbose}
 	switch {
@@ -41,7 +41,7 @@ func (a *app) newView(t *tracker, how showing) view {
 		return newEventView(a.stdout, t, how, &plainView{out: a.stderr, narrator: n})
 	case a.terminal(a.stderr):
 		n.live = true
-		return newTerminalView(a.stderr, t, how, n, a.color())
+		return newTerminalView(a.stderr, t, how, n, look{color: a.color(), dumb: a.dumb()})
 	}
 	return &plainView{out: a.stderr, narrator: n}
 }
