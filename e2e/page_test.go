@@ -182,6 +182,21 @@ func TestPageReload(t *testing.T) {
 	}
 }
 
+func TestPageAsleep(t *testing.T) {
+	t.Parallel()
+	p := startPod(t)
+	relay := startRelay(t, p.addr)
+	var nothing any
+	browser(t, "asleep", map[string]any{"url": "http://" + relay.addr + "/"}, map[string]func(){"cut": relay.cut}, &nothing)
+}
+
+func TestPageQueue(t *testing.T) {
+	t.Parallel()
+	p := startPod(t, "--instances", "1", "--worker-max-calls", "1", "--", "sh", "-c", "sleep 7; exec node ../examples/node/worker.mjs")
+	var nothing any
+	browser(t, "queue", map[string]any{"url": "http://" + p.addr + "/"}, nil, &nothing)
+}
+
 // The page of a pod behind nginx, with timeouts of 2 s, on HTTP/1.1.
 func TestPageThroughNginx(t *testing.T) {
 	t.Parallel()
@@ -275,8 +290,8 @@ func TestPageMemory(t *testing.T) {
 	}
 }
 
+// Nothing runs at the same time.
 func TestPagePaint(t *testing.T) {
-	t.Parallel()
 	p := startPod(t)
 	var got struct {
 		Shifts []struct {

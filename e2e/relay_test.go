@@ -15,6 +15,18 @@ type relay struct {
 	addr  string
 	up    atomic.Int64 // bytes to the target
 	conns atomic.Int64 // accepted
+
+	mu   sync.Mutex
+	open []net.Conn
+}
+
+// cut closes all connections.
+func (r *relay) cut() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, c := range r.open {
+		_ = c.Close()
+	}
 }
 
 func startRelay(t *testing.T, target string) *relay {
@@ -25,8 +37,6 @@ func startRelay(t *testing.T, target string) *relay {
 	}
 	r := &relay{addr: ln.Addr().String()}
 	var wg sync.WaitGroup
-	var mu sync.Mutex
-	var open []net.Conn
 	pump := func(dst net.Conn, src io.Reader) {
 		_, _ = io.Copy(dst, src)
 		_ = dst.(*net.TCPConn).CloseWrite()
@@ -43,20 +53,16 @@ func startRelay(t *testing.T, target string) *relay {
 				continue
 			}
 			r.conns.Add(1)
-			mu.Lock()
-			open = append(open, client, server)
-			mu.Unlock()
+			r.mu.Lock()
+			r.open = append(r.open, client, server)
+			r.mu.Unlock()
 			wg.Go(func() { pump(server, io.TeeReader(client, counter{&r.up})) })
 			wg.Go(func() { pump(client, server) })
 		}
 	})
 	t.Cleanup(func() {
 		_ = ln.Close()
-		mu.Lock()
-		for _, c := range open {
-			_ = c.Close()
-		}
-		mu.Unlock()
+		r.cut()
 		wg.Wait()
 	})
 	return r

@@ -20,7 +20,7 @@
 import { InstanceState } from "./gen/aipod/v1/job_pb.js";
 import { asJobError } from "./client/errors.js";
 import { newId } from "./client/id.js";
-import { Job, states, type Call, type JobState } from "./client/job.js";
+import { dateOf, Job, states, type Call, type JobState } from "./client/job.js";
 import { Link, type PodOptions } from "./client/link.js";
 
 export { JobError, type LogLine } from "./client/errors.js";
@@ -132,7 +132,7 @@ export class Pod {
   /** Tells how the pod is. */
   async status(signal?: AbortSignal): Promise<PodStatus> {
     const pod = await answer(this.#link.api.getPod({}, this.#link.call(undefined, signal, 5000)));
-    const started = date(pod.startTime);
+    const started = dateOf(pod.startTime);
     return {
       model: pod.model, serving: pod.serving, maxInstances: pod.maxInstances, queued: pod.queued, maxQueue: pod.maxQueue,
       downVersions: pod.downVersions, maxPayload: Number(pod.maxPayload), stored: Number(pod.stored), ...(started && { started }),
@@ -147,9 +147,9 @@ export class Pod {
   async jobs(signal?: AbortSignal): Promise<JobInfo[]> {
     const { jobs } = await answer(this.#link.api.listJobs({}, this.#link.call(undefined, signal)));
     return jobs.map((job) => {
-      const created = date(job.createTime);
-      const ended = date(job.endTime);
-      const expires = date(job.expireTime);
+      const created = dateOf(job.createTime);
+      const ended = dateOf(job.endTime);
+      const expires = dateOf(job.expireTime);
       return {
         id: job.jobId, func: job.spec!.func, version: job.spec!.version, state: states[job.state] ?? "unknown", committed: Number(job.committed),
         ...(job.spec!.size !== undefined && { size: Number(job.spec!.size) }),
@@ -170,8 +170,4 @@ async function answer<T>(call: Promise<T>): Promise<T> {
   } catch (err) {
     throw asJobError(err);
   }
-}
-
-function date(time: { seconds: bigint; nanos: number } | undefined): Date | undefined {
-  return time && new Date(Number(time.seconds) * 1000 + time.nanos / 1e6);
 }

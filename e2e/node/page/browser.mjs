@@ -26,6 +26,7 @@ export async function ask(what) {
 /** Runs a scenario in a browser with an empty profile. */
 export async function withBrowser(scenario) {
   const profile = await mkdtemp(join(tmpdir(), "aipod-chromium-"));
+  setup.profile = profile;
   const context = await chromium.launchPersistentContext(profile, {
     executablePath: "/usr/bin/chromium", args, locale: "en-US", viewport: { width: 1280, height: 900 },
   });

@@ -1,6 +1,8 @@
 // What a person does with the page, and what they have to see then. Each scenario
 // gets a browser context and a function that opens the page.
 
+import { execFileSync } from "node:child_process";
+
 import { accessible, ask, call, check, drop, equal, look, result, setup, state, until } from "./browser.mjs";
 
 const text = (page, selector) => page.textContent(selector);
@@ -42,7 +44,7 @@ export async function iris(context, open) {
   await until("the version among the choices", () => page.$("#versions option[value=iris]"));
 
   await page.selectOption("#function", "predict");
-  await drop(page, "#call .drop", [setup.iris]);
+  await drop(page, "header", [setup.iris]); // beside the zone, which takes it all the same
   await page.click("button[type=submit]");
   await page.waitForSelector("table");
   const rows = await page.$$eval("tbody tr", (rows) => rows.map((row) => row.cells[0].textContent));
@@ -94,6 +96,7 @@ export async function upload(context, open) {
   await look(page, "paused");
   await page.click(".progress button");
   await until("more percent", async () => (await percent()) > paused + 5);
+  await look(page, "uploading");
   const facts = await until("rate and time left", async () => {
     const facts = await page.$eval(".progress .facts", (e) => e.textContent).catch(() => "");
     return facts.includes("/s") && facts.includes("left") && facts;
@@ -138,6 +141,37 @@ export async function reload(context, open) {
   await again.setInputFiles("#again", [setup.file]);
   await state(again, "succeeded", 60_000);
   return { ...(await result(again)), before };
+}
+
+/** The computer sleeps, and wakes up without its connections. */
+export async function asleep(context, open) {
+  const page = await open();
+  await call(page, "sleep", { kwargs: { seconds: 8 } });
+  await state(page, "running");
+  execFileSync("pkill", ["-STOP", "-f", setup.profile]);
+  await ask("cut");
+  await new Promise((resolve) => setTimeout(resolve, 12_000));
+  execFileSync("pkill", ["-CONT", "-f", setup.profile]);
+  await state(page, "succeeded", 5000);
+  equal(await result(page), { slept: 8 }, "the result");
+}
+
+/** Waits for a model that loads slowly, and in the queue behind it. */
+export async function queue(context, open) {
+  const page = await open();
+  await call(page, "hello"); // by the process that is there, the only one that is
+  await state(page, "succeeded");
+  await call(page, "hello");
+  await state(page, "loading");
+  await look(page, "loading");
+  await call(page, "hello");
+  await state(page, "queued");
+  await until("its place", async () => (await text(page, "#job .big")) === "Number 2 in the queue"); // the first waits, too
+  await look(page, "queued");
+  await page.click(".jobs li:nth-child(2) button");
+  await state(page, "succeeded");
+  await page.click(".jobs li:nth-child(1) button");
+  await state(page, "succeeded");
 }
 
 /** Cancels, and deletes. */

@@ -52,6 +52,8 @@ export interface JobStatus {
   readonly progress?: Progress;
   /** When the job was made, by the pod's clock. */
   readonly created?: Date;
+  /** When it ended, by the same. */
+  readonly ended?: Date;
   /** How long ago, in seconds, the function last showed life; only while it runs. */
   readonly workerAge?: number;
   /** How often the function was begun. */
@@ -439,15 +441,16 @@ export class Job {
         this.#set({ progress: progressOf(value), workerAge: 0 });
         break;
       case "log": {
-        const time = event.time && new Date(Number(event.time.seconds) * 1000 + event.time.nanos / 1e6);
+        const time = dateOf(event.time);
         const line = { level: value.level, line: value.line, ...(time && { time }) };
         this.#set({ log: [...this.#status.log.slice(1 - maxLog), line] });
         break;
       }
       case "done":
+        this.#set({ ended: dateOf(event.time) });
         return new Result(this.#link, this.id, value, this.#seq);
       case "failed":
-        this.#set({ state: value.code === 1 ? "canceled" : "failed" });
+        this.#set({ ended: dateOf(event.time), state: value.code === 1 ? "canceled" : "failed" });
         throw this.#failure(value);
     }
     return undefined;
@@ -455,11 +458,12 @@ export class Job {
 
   /** Takes what the pod says of the job. */
   #take(job: JobMessage): void {
-    const created = job.createTime && new Date(Number(job.createTime.seconds) * 1000);
+    const created = dateOf(job.createTime);
+    const ended = dateOf(job.endTime);
     const state = states[job.state] ?? "unknown";
     this.#set({
       state, func: job.spec!.func, version: job.spec!.version, committed: Number(job.committed), queuePosition: job.queuePosition,
-      attempt: job.attempt, ...(created && { created }), ...(job.progress && { progress: progressOf(job.progress) }),
+      attempt: job.attempt, ...(created && { created }), ...(ended && { ended }), ...(job.progress && { progress: progressOf(job.progress) }),
       ...(job.spec!.size !== undefined && { size: Number(job.spec!.size) }),
       ...(job.state === State.CANCELED && job.failed && { error: this.#failure(job.failed) }),
     });
@@ -484,6 +488,11 @@ export class Job {
       listener(this.#status);
     }
   }
+}
+
+/** A time of the wire. */
+export function dateOf(time: { seconds: bigint; nanos: number } | undefined): Date | undefined {
+  return time && new Date(Number(time.seconds) * 1000 + time.nanos / 1e6);
 }
 
 function progressOf(p: ProgressMessage): Progress {

@@ -1,4 +1,4 @@
-import { useState } from "preact/hooks";
+import { useEffect, useState } from "preact/hooks";
 
 import { CallForm } from "./callform.js";
 import { currentLang, setLang, t } from "./i18n.js";
@@ -19,6 +19,11 @@ export function App() {
     render((n) => n + 1);
   };
   const model = store.model?.name ?? "";
+  useEffect(() => {
+    const stop = (e: DragEvent) => e.preventDefault(); // or the browser would leave the page and show the file
+    addEventListener("dragover", stop);
+    addEventListener("drop", stop);
+  }, []);
   document.title = model ? t("title", { model }) : "aipod";
   const entry = store.entries().find(({ id }) => id === store.selected);
   return (

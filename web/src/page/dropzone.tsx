@@ -1,4 +1,4 @@
-import { useState } from "preact/hooks";
+import { useEffect, useRef, useState } from "preact/hooks";
 
 import { bytes } from "./format.js";
 import { t } from "./i18n.js";
@@ -12,17 +12,29 @@ interface DropZoneProps {
 /** Where files are dropped or chosen. */
 export function DropZone({ files, onChange, type }: DropZoneProps) {
   const [over, setOver] = useState(false);
-  const add = (list: FileList | null | undefined) => onChange([...files, ...(list ?? [])]);
+  const add = useRef((_: FileList | null | undefined) => {});
+  add.current = (list) => onChange([...files, ...(list ?? [])]);
+
+  // A file that misses the zone is meant for it, too.
+  useEffect(() => {
+    const stop = new AbortController();
+    document.addEventListener("dragover", (e) => { e.preventDefault(); setOver(true); }, stop);
+    document.addEventListener("dragleave", (e) => { if (!e.relatedTarget) { setOver(false); } }, stop);
+    document.addEventListener("drop", (e) => {
+      setOver(false);
+      if (!e.defaultPrevented) { // by another zone
+        e.preventDefault();
+        add.current(e.dataTransfer?.files);
+      }
+    }, stop);
+    return () => stop.abort();
+  }, []);
+
   return (
-    <div
-      class={`drop ${over ? "over" : ""}`}
-      onDragOver={(e) => { e.preventDefault(); setOver(true); }}
-      onDragLeave={() => setOver(false)}
-      onDrop={(e) => { e.preventDefault(); setOver(false); add(e.dataTransfer?.files); }}
-    >
+    <div class={`drop ${over ? "over" : ""}`}>
       <input
         type="file" id="files" multiple class="unseen" accept={type === "text/csv" ? ".csv,text/csv" : type || undefined}
-        onChange={(e) => { add(e.currentTarget.files); e.currentTarget.value = ""; }}
+        onChange={(e) => { add.current(e.currentTarget.files); e.currentTarget.value = ""; }}
       />
       <label for="files">{t("drop")} <small>{type ? t("dropType", { type }) : t("dropHint")}</small></label>
       {files.length > 1 && <p class="hint">{t("chosen", { count: files.length, size: bytes(files.reduce((sum, f) => sum + f.size, 0)) })}</p>}

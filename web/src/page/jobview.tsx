@@ -61,20 +61,9 @@ export function JobView({ store, entry }: { store: Store; entry: Entry | undefin
 }
 
 function Elapsed({ status }: { status: JobStatus }) {
-  const running = !isFinal(status.state);
-  const now = useClock(running);
-  const [end, setEnd] = useState<number>();
-  const started = useRef(Date.now());
-  useEffect(() => {
-    if (!running) {
-      setEnd(Date.now());
-    }
-  }, [running]);
-  if (!running && end !== undefined && end - started.current < 1500) {
-    return null; // it had ended before it was looked at
-  }
-  const from = status.created?.getTime() ?? started.current;
-  return <span>{t("elapsed")}: {duration(((running ? now : end ?? now) - from) / 1000)}</span>;
+  const now = useClock(!isFinal(status.state));
+  const to = status.ended?.getTime() ?? now;
+  return status.created ? <span>{t("elapsed")}: {duration((to - status.created.getTime()) / 1000)}</span> : null;
 }
 
 function UploadProgress({ job, status, name }: { job: Job; status: JobStatus; name: string | undefined }) {
@@ -106,7 +95,7 @@ function UploadProgress({ job, status, name }: { job: Job; status: JobStatus; na
         )}
       </p>
       {status.needsPayload && (
-        <div class="drop" onDragOver={(e) => e.preventDefault()} onDrop={(e) => { e.preventDefault(); choose(e.dataTransfer?.files); }}>
+        <div class="drop" onDrop={(e) => { e.preventDefault(); choose(e.dataTransfer?.files); }}>
           <input type="file" id="again" class="unseen" onChange={(e) => choose(e.currentTarget.files)} />
           <p>{name ? t("needsNamed", { missing, name }) : t("needsFile", { missing })}</p>
           <label for="again" class="button">{t("chooseAgain")}</label>

@@ -97,9 +97,14 @@ export class Store {
 
   /** Cancels a job and removes it. */
   async delete(id: string): Promise<void> {
-    await this.#pod.delete(id);
-    this.#jobs.get(id)?.detach();
+    this.#jobs.get(id)?.detach(); // first, or it would make the job again
     this.#jobs.delete(id);
+    try {
+      await this.#pod.delete(id);
+    } catch (err) {
+      this.select(id);
+      throw err;
+    }
     this.#listed = this.#listed.filter((job) => job.id !== id);
     forget(id);
     if (this.selected === id) {
