@@ -119,7 +119,8 @@ func TestRunSilence(t *testing.T) {
 			if err != nil {
 				t.Fatalf("%v%v", err, e)
 			}
-			if n := proxy.count.Load(); n != 2 {
+			// On a machine with much else to do the second may be taken for dead, too.
+			if n := proxy.count.Load(); n < 2 || n > 3 {
 				t.Errorf("%d connections, want 2%v", n, e)
 			}
 			if took := time.Since(start); took > 8*time.Second {

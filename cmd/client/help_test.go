@@ -8,6 +8,8 @@ import (
 	"testing"
 
 	"github.com/spf13/cobra"
+
+	"github.com/aipod/aipod/internal/shellcomp"
 )
 
 // Each command says what it is for and shows how it is used, and what it shows is
@@ -18,7 +20,7 @@ func TestHelpHasExamples(t *testing.T) {
 		return (&app{stdin: strings.NewReader(""), stdout: io.Discard, stderr: io.Discard, lookupEnv: func(string) (string, bool) { return "", false }}).command()
 	}
 	visited := 0
-	walk(tree(), func(cmd *cobra.Command) {
+	shellcomp.Walk(tree(), func(cmd *cobra.Command) {
 		visited++
 		path := cmd.CommandPath()
 		if cmd.Short == "" || cmd.Example == "" {

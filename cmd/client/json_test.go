@@ -10,6 +10,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/aipod/aipod/internal/shellcomp"
 	"github.com/aipod/aipod/internal/tabular"
 )
 
@@ -33,7 +34,7 @@ func jsonLines[T any](t *testing.T, text string) []T {
 func TestEachCommandHasJSON(t *testing.T) {
 	a := &app{lookupEnv: func(string) (string, bool) { return "", false }}
 	checked := 0
-	walk(a.command(), func(cmd *cobra.Command) {
+	shellcomp.Walk(a.command(), func(cmd *cobra.Command) {
 		path := cmd.CommandPath()
 		if cmd.RunE == nil || cmd.HasSubCommands() || strings.HasPrefix(path, "client completion") {
 			return

@@ -8,6 +8,8 @@ import (
 	"testing"
 
 	"github.com/spf13/cobra"
+
+	"github.com/aipod/aipod/internal/shellcomp"
 )
 
 func noEnv(string) (string, bool) { return "", false }
@@ -35,7 +37,7 @@ func words(line string) []string {
 // arguments that are right.
 func TestHelpHasExamples(t *testing.T) {
 	visited := 0
-	walk(tree(), func(cmd *cobra.Command) {
+	shellcomp.Walk(tree(), func(cmd *cobra.Command) {
 		visited++
 		path := cmd.CommandPath()
 		if cmd.Short == "" || cmd.Example == "" {

@@ -14,10 +14,13 @@ import (
 )
 
 func TestListFunctionsTellsWhatFormsNeed(t *testing.T) {
-	tp := startPod(t, nil)
-	tp.model.described = worker.Function{
+	m := newTestModel()
+	m.described = worker.Function{
 		Name: "form", Doc: "Takes a table", Kwargs: json.RawMessage(`{"type":"object"}`), Payload: "text/csv",
 	}
+	tp := startPod(t, func(cfg *Config) {
+		cfg.OpenModel = func(string) (worker.Model, error) { return m, nil }
+	})
 	eachStep(t, tp, func(t *testing.T, s steps) {
 		res, err := s.c.ListFunctions(soon(t), connect.NewRequest(&aipodv1.ListFunctionsRequest{}))
 		if err != nil {
