@@ -27,6 +27,7 @@ import (
 func browser(t *testing.T, scenario string, setup map[string]any, answers map[string]func(), done any) {
 	t.Helper()
 	setup["scenario"] = scenario
+	setup["profile"] = browserProfile(t)
 	setup["artifacts"] = repoFile(t, "e2e/artifacts/page")
 	setup["iris"] = repoFile(t, "internal/tabular/iris.csv")
 	first, err := json.Marshal(setup)
@@ -79,6 +80,18 @@ func browser(t *testing.T, scenario string, setup map[string]any, answers map[st
 	}
 }
 
+// browserProfile is a directory for a browser, which leads a process group of its own
+// and outlives a scenario that is killed.
+func browserProfile(t *testing.T) string {
+	t.Helper()
+	dir, err := os.MkdirTemp(workDir, "chromium-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = exec.Command("pkill", "-KILL", "-f", dir).Run() }) // fails when none is left
+	return dir
+}
+
 func TestPage(t *testing.T) {
 	t.Parallel()
 	for _, scenario := range []string{"hello", "iris", "cancel"} {
@@ -129,7 +142,7 @@ func wave(samples int) []byte {
 
 func TestPageFailure(t *testing.T) {
 	t.Parallel()
-	p := startPod(t, "--exec", "--func", "fail", "--", "sh", "-c", `echo "the cable is unplugged" >&2; exit 3`)
+	p := startPod(t, "--exec", "--func", "fail", "--", "sh", "-c", `echo "looking for the cable" >&2; sleep 3; echo "the cable is unplugged" >&2; exit 3`)
 	var nothing any
 	browser(t, "failure", map[string]any{"url": "http://" + p.addr + "/"}, nil, &nothing)
 }

@@ -20,6 +20,13 @@ type page struct {
 // do makes a request over HTTP/1.1.
 func (tp *testPod) do(t *testing.T, method, path, body string, header map[string]string) page {
 	t.Helper()
+	client := transport.NewHTTPClient(transport.ClientConfig{HTTP1: true})
+	defer client.CloseIdleConnections()
+	return tp.doBy(t, client, method, path, body, header)
+}
+
+func (tp *testPod) doBy(t *testing.T, client *http.Client, method, path, body string, header map[string]string) page {
+	t.Helper()
 	req, err := http.NewRequestWithContext(soon(t), method, tp.url+path, strings.NewReader(body))
 	if err != nil {
 		t.Fatal(err)
@@ -27,8 +34,6 @@ func (tp *testPod) do(t *testing.T, method, path, body string, header map[string
 	for name, value := range header {
 		req.Header.Set(name, value)
 	}
-	client := transport.NewHTTPClient(transport.ClientConfig{HTTP1: true})
-	defer client.CloseIdleConnections()
 	res, err := client.Do(req)
 	if err != nil {
 		t.Fatal(err)
@@ -57,6 +62,9 @@ func TestPageIsServedBesideTheServices(t *testing.T) {
 		got := tp.do(t, c.method, c.path, "", nil)
 		if got.code != c.code || !strings.Contains(got.body, c.contains) {
 			t.Errorf("%s %s: %d %.80q, want %d and %q", c.method, c.path, got.code, got.body, c.code, c.contains)
+		}
+		if h2 := tp.doBy(t, tp.http, c.method, c.path, "", nil); h2.code != got.code || h2.body != got.body {
+			t.Errorf("%s %s over HTTP/2: %d %.80q, and %d %.80q over HTTP/1.1", c.method, c.path, h2.code, h2.body, got.code, got.body)
 		}
 	}
 }

@@ -1,8 +1,7 @@
 // A Chromium that is driven through playwright-core, and what all scenarios share.
 
 import { readFileSync } from "node:fs";
-import { mkdir, mkdtemp, rm } from "node:fs/promises";
-import { tmpdir } from "node:os";
+import { mkdir } from "node:fs/promises";
 import { join } from "node:path";
 import { createInterface } from "node:readline";
 
@@ -23,11 +22,9 @@ export async function ask(what) {
   return (await lines.next()).value;
 }
 
-/** Runs a scenario in a browser with an empty profile. */
+/** Runs a scenario in a browser, whose profile is an empty directory. */
 export async function withBrowser(scenario) {
-  const profile = await mkdtemp(join(tmpdir(), "aipod-chromium-"));
-  setup.profile = profile;
-  const context = await chromium.launchPersistentContext(profile, {
+  const context = await chromium.launchPersistentContext(setup.profile, {
     executablePath: "/usr/bin/chromium", args, locale: "en-US", viewport: { width: 1280, height: 900 },
   });
   context.setDefaultTimeout(30_000);
@@ -35,7 +32,6 @@ export async function withBrowser(scenario) {
     return await scenario(context);
   } finally {
     await context.close();
-    await rm(profile, { recursive: true, force: true });
   }
 }
 

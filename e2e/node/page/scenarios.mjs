@@ -226,6 +226,7 @@ export async function failure(context, open) {
   await page.selectOption("#function", "fail");
   await page.setInputFiles("#files", [setup.iris]);
   await page.click("button[type=submit]");
+  await until("the log, while it runs", async () => (await page.$("#job .chip.running")) && (await text(page, ".log")).includes("looking for the cable"));
   await state(page, "failed");
   check((await text(page, "#job .error")).includes("exit status 3"), `the error: ${await text(page, "#job .error")}`);
   await until("the log", async () => (await text(page, ".log")).includes("the cable is unplugged"));
