@@ -25,7 +25,8 @@ test: lint generate-check unit web-test fuzz cross e2e ## Install what is needed
 
 .PHONY: unit
 unit: ## Run the Go tests with the race detector
-	go test -race ./...
+	go build -race ./...
+	go test -race -p 1 ./... # one package at a time: many tests are about time
 	go test -count 1 -run 'Allocations|Memory' ./...
 
 .PHONY: lint
