@@ -67,17 +67,12 @@ var _ worker.Model = (*Model)(nil)
 
 // Describe implements [worker.Model].
 func (m *Model) Describe() worker.Description {
-	return worker.Description{Model: "tabular", Versions: m.versions(), Functions: described()}
-}
-
-// described is made once: each call asks for it.
-var described = sync.OnceValue(func() []worker.Function {
-	var all []worker.Function
+	d := worker.Description{Model: "tabular", Versions: m.versions()}
 	for _, f := range functions {
-		all = append(all, f.Function)
+		d.Functions = append(d.Functions, f.Function)
 	}
-	return all
-})
+	return d
+}
 
 func (m *Model) versions() []string {
 	m.mu.Lock()
