@@ -117,15 +117,15 @@ export async function upload(context, open) {
 /** Reloads in mid-run and in mid-upload. */
 export async function reload(context, open) {
   const page = await open();
-  await call(page, "sleep", { kwargs: { seconds: 6 } });
+  await call(page, "sleep", { kwargs: { seconds: 15 } });
   await state(page, "running");
-  await until("its progress", async () => (await text(page, "#job .progress .facts")).includes("of 6 seconds"));
+  await until("its progress", async () => (await text(page, "#job .progress .facts")).includes("of 15 seconds"));
   await look(page, "running");
   await page.reload();
   await state(page, "running", 5000);
   await until("a sign of life", async () => (await text(page, "#job .progress .facts")).includes("last sign of life"));
   await state(page, "succeeded");
-  equal(await result(page), { slept: 6 }, "the result");
+  equal(await result(page), { slept: 15 }, "the result");
 
   await call(page, "sha256", { files: [setup.file] });
   await until("a third", async () => parseInt(await page.$eval(".progress strong", (e) => e.textContent).catch(() => "0"), 10) >= 33);

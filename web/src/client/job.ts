@@ -2,7 +2,7 @@ import { ConnectError } from "@connectrpc/connect";
 
 import { State, type Event, type Job as JobMessage, type Progress as ProgressMessage } from "../gen/aipod/v1/job_pb.js";
 import { asJobError, codeName, isAnswer, isNotFound, JobError, type LogLine } from "./errors.js";
-import type { Link } from "./link.js";
+import { SilenceError, type Link } from "./link.js";
 import { Result } from "./output.js";
 import { Rate } from "./rate.js";
 import { Upload } from "./upload.js";
@@ -88,12 +88,6 @@ export interface Call {
 
 /** How many lines of a log are kept. */
 const maxLog = 2000;
-
-/** The stream says something each second; after so long without it counts as lost, in milliseconds. */
-const maxSilence = 10_000;
-
-/** The same for a stream's first event, which comes at once. */
-const firstSilence = 5_000;
 
 /** How often a job is asked for where it can't be watched, in milliseconds. */
 const pollInterval = 1000;
@@ -368,34 +362,24 @@ export class Job {
 
   /** Watches one stream. */
   async #follow(signal: AbortSignal, backoff: Backoff): Promise<Result | undefined> {
-    const silent = new AbortController();
-    let timer = setTimeout(() => silent.abort(), firstSilence);
     let heard = false;
     try {
-      const request = { jobId: this.id, afterSeq: this.#seq, skipOutput: true };
-      const options = this.#link.call(this.id, anySignal(signal, silent.signal), 0);
-      for await (const { event } of this.#link.api.watchJob(request, options)) {
-        clearTimeout(timer);
-        timer = setTimeout(() => silent.abort(), maxSilence);
+      for await (const event of this.#link.watch({ jobId: this.id, afterSeq: this.#seq, skipOutput: true }, signal)) {
         heard = true;
         this.#mute = 0;
         backoff.reset();
         this.#trouble(undefined);
-        const end = this.#happen(event!);
+        const end = this.#happen(event);
         if (end) {
           return end;
         }
       }
       throw new ConnectError("the pod has ended the stream");
     } catch (err) {
-      if (silent.signal.aborted) {
-        this.#mute += heard ? 0 : 1; // a proxy may hold back the stream
-        throw new ConnectError("nothing was heard of the pod for some time");
+      if (err instanceof SilenceError && !heard) {
+        this.#mute++; // a proxy may hold back the stream
       }
       throw err;
-    } finally {
-      clearTimeout(timer);
-      silent.abort();
     }
   }
 

@@ -1,10 +1,12 @@
+import type { MessageInitShape } from "@bufbuild/protobuf";
 import { BinaryWriter, WireType } from "@bufbuild/protobuf/wire";
 import { createClient, type CallOptions, type Client } from "@connectrpc/connect";
 import { createConnectTransport } from "@connectrpc/connect-web";
 
-import { JobService, type WriteInputResponse } from "../gen/aipod/v1/job_pb.js";
+import { JobService, type Event, type WatchJobRequestSchema, type WriteInputResponse } from "../gen/aipod/v1/job_pb.js";
 import { TooLargeError } from "./errors.js";
-import { Turns } from "./wait.js";
+import { readPieces } from "./read.js";
+import { anySignal, Turns } from "./wait.js";
 
 /** How to reach a pod. */
 export interface PodOptions {
@@ -22,6 +24,20 @@ export interface PodOptions {
 
 /** How long a single request may take, in milliseconds. */
 export const unaryTimeout = 15_000;
+
+/** A stream's first event comes at once; after so long without it counts as lost, in milliseconds. */
+const firstSilence = 5_000;
+
+/** The same for all others: the pod says something each second. */
+const maxSilence = 10_000;
+
+/** The same for the end of the stream after its last event. */
+const lastSilence = 2_000;
+
+/** The pod was silent on a stream. */
+export class SilenceError extends Error {
+  override readonly name = "SilenceError";
+}
 
 /**
  * What the jobs of one pod share: the clients, and the browser's few connections.
@@ -78,6 +94,42 @@ export class Link {
     return api.writeInput({ jobId, chunk: { offset: BigInt(chunk.offset), crc32c: chunk.crc } }, options);
   }
 
+  /**
+   * Watches a job until it has ended, the stream is cut, or the pod is silent, the
+   * first event for so many milliseconds: a SilenceError.
+   */
+  async *watch(request: MessageInitShape<typeof WatchJobRequestSchema>, signal: AbortSignal, first = firstSilence): AsyncGenerator<Event, void> {
+    const silent = new AbortController();
+    const stop = () => silent.abort();
+    let timer = setTimeout(stop, first);
+    let ended = false;
+    const events = this.api.watchJob(request, this.call(request.jobId, anySignal(signal, silent.signal), 0))[Symbol.asyncIterator]();
+    try {
+      for (;;) {
+        const { value, done } = await events.next();
+        if (done) {
+          return;
+        }
+        clearTimeout(timer);
+        const event = value.event!;
+        ended = event.event.case === "done" || event.event.case === "failed";
+        yield event;
+        timer = setTimeout(stop, maxSilence);
+      }
+    } catch (err) {
+      throw silent.signal.aborted ? new SilenceError("nothing was heard of the pod for some time") : err;
+    } finally {
+      clearTimeout(timer);
+      if (ended) {
+        // A stream that is cut before its end looks like a failure, in the browser and in proxies.
+        timer = setTimeout(stop, lastSilence);
+        void events.next().catch(() => {}).finally(() => clearTimeout(timer));
+      } else {
+        stop();
+      }
+    }
+  }
+
   /** The options of a call about a job: proxies may choose the pod by its id. */
   call(jobId: string | undefined, signal?: AbortSignal, timeoutMs: number | undefined = unaryTimeout): CallOptions {
     const headers = jobId === undefined ? this.#headers : { ...this.#headers, "x-job-id": jobId };
@@ -129,6 +181,17 @@ function dataHeader(size: number): Uint8Array<ArrayBuffer> {
 /** Whether the browser can gzip. */
 export const canGzip = typeof CompressionStream !== "undefined";
 
-export function gzip(data: Blob): Promise<Blob> {
-  return new Response(data.stream().pipeThrough(new CompressionStream("gzip"))).blob();
+export async function gzip(data: Blob): Promise<Blob> {
+  const { readable, writable } = new CompressionStream("gzip");
+  const zipped = new Response(readable).blob();
+  const writer = writable.getWriter();
+  try {
+    await readPieces(data, (piece) => writer.write(piece));
+    await writer.close();
+  } catch (err) {
+    zipped.catch(() => {}); // err says it
+    await writer.abort(err).catch(() => {});
+    throw err;
+  }
+  return zipped;
 }

@@ -2,7 +2,7 @@ import type { Done } from "../gen/aipod/v1/job_pb.js";
 import { crc32c } from "./crc32c.js";
 import { isAnswer, JobError } from "./errors.js";
 import type { Link } from "./link.js";
-import { anySignal, Backoff } from "./wait.js";
+import { Backoff } from "./wait.js";
 
 /** JSON outputs up to this size, in bytes, are read by json. */
 const maxJSON = 64 << 20;
@@ -10,8 +10,8 @@ const maxJSON = 64 << 20;
 /** Parts of a blob have about this size, in bytes: the browser keeps them outside of the page's memory. */
 const partSize = 8 << 20;
 
-/** A stream of output that says nothing for so long is lost, in milliseconds. */
-const maxSilence = 15_000;
+/** A stream whose first part of the output takes so long is lost, in milliseconds: it may come from a slow disk. */
+const firstSilence = 15_000;
 
 /** What a job has come to: a JSON value, or an output of any size. */
 export class Result {
@@ -77,14 +77,10 @@ export class Result {
     let offset = 0;
     let crc = 0;
     for (const backoff = new Backoff(); ; ) {
-      const silent = new AbortController();
-      let timer = setTimeout(() => silent.abort(), maxSilence);
       try {
         const request = { jobId: this.#jobId, afterSeq: this.#seq, outputOffset: BigInt(offset) };
-        const options = this.#link.call(this.#jobId, anySignal(signal, silent.signal), 0);
-        for await (const { event } of this.#link.api.watchJob(request, options)) {
-          clearTimeout(timer);
-          const { case: kind, value } = event!.event;
+        for await (const { event } of this.#link.watch(request, signal, firstSilence)) {
+          const { case: kind, value } = event;
           if (kind === "output") {
             if (Number(value.offset) !== offset || (value.crc32c !== undefined && value.crc32c !== crc32c(value.data))) {
               throw new Error("a part of the output is damaged");
@@ -101,16 +97,12 @@ export class Result {
           } else if (kind === "failed") {
             throw new JobError("not_found", "the pod has the output no longer");
           }
-          timer = setTimeout(() => silent.abort(), maxSilence);
         }
       } catch (err) {
         signal.throwIfAborted();
         if (isAnswer(err)) {
           throw err;
         }
-      } finally {
-        clearTimeout(timer);
-        silent.abort();
       }
       await backoff.pause(signal);
     }

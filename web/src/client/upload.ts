@@ -1,7 +1,8 @@
 import { State } from "../gen/aipod/v1/job_pb.js";
 import { combine, crc32c } from "./crc32c.js";
-import { committedOf, isAnswer, isDataLoss, isTooLarge, JobError } from "./errors.js";
+import { committedOf, isAnswer, isDataLoss, isTooLarge } from "./errors.js";
 import { canGzip, gzip, unaryTimeout, type Link } from "./link.js";
+import { readPieces } from "./read.js";
 import { anySignal, Backoff } from "./wait.js";
 
 // Sizes of chunks in bytes. The first is small enough for any link; the most is
@@ -264,47 +265,13 @@ function aborted(signal: AbortSignal): Promise<never> {
   });
 }
 
-/** The payload can't be read any more: the file has changed, or is gone. */
-export class ReadError extends JobError {}
-
-/** How much of a file is in the page's memory while its checksum is made, in bytes. */
-const bufferSize = 256 << 10;
-
 /** The CRC-32C of a part of a file. */
 async function checksum(data: Blob): Promise<number> {
   let crc = 0;
-  try {
-    const reader = byteReader(data.stream());
-    for (;;) {
-      const part = await reader();
-      if (!part) {
-        return crc;
-      }
-      crc = crc32c(part, crc);
-    }
-  } catch (err) {
-    throw new ReadError("failed_precondition", `the file can't be read any more: it was changed, moved or removed (${String(err)})`);
-  }
-}
-
-/** Reads a stream piece by piece, into one and the same buffer where the browser can. */
-function byteReader(stream: ReadableStream<Uint8Array<ArrayBuffer>>): () => Promise<Uint8Array | undefined> {
-  let byob: ReadableStreamBYOBReader;
-  try {
-    byob = stream.getReader({ mode: "byob" });
-  } catch {
-    const reader = stream.getReader();
-    return async () => (await reader.read()).value;
-  }
-  let buffer = new ArrayBuffer(bufferSize);
-  return async () => {
-    const { done, value } = await byob.read(new Uint8Array(buffer));
-    if (done || !value) {
-      return undefined;
-    }
-    buffer = value.buffer as ArrayBuffer;
-    return value;
-  };
+  await readPieces(data, (piece) => {
+    crc = crc32c(piece, crc);
+  });
+  return crc;
 }
 
 /** The checksums of the pieces of a payload, of which that of the whole is made. */
