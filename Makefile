@@ -25,7 +25,8 @@ test: lint generate-check unit web-test fuzz cross e2e ## Install what is needed
 
 .PHONY: unit
 unit: ## Run the Go tests with the race detector
-	go test -race ./...
+	go build -race ./...
+	go test -race -p 1 ./... # one package at a time: many tests are about time
 	go test -count 1 -run 'Allocations|Memory' ./...
 
 .PHONY: lint
@@ -35,7 +36,7 @@ lint: $(BUF) $(GOLANGCI_LINT) ## gofmt, go vet, golangci-lint, buf lint, buf bre
 	go vet -tags e2e ./e2e/...
 	golangci-lint run ./...
 	golangci-lint run --build-tags e2e ./e2e/...
-	cd e2e/conformance && go vet ./... && golangci-lint run ./...
+	for module in e2e/conformance bench/peers; do (cd $$module && go vet ./... && golangci-lint run ./...); done
 	buf lint
 	./proto/breaking.sh
 
@@ -71,6 +72,7 @@ cross: ## Compile for the platforms that are supported
 e2e: $(BUF) $(GRPCURL) $(CONFORMANCE) $(TOXIPROXY) ## Run the pod against real clients, proxies and the conformance suite
 	./e2e/install.sh
 	go test -tags e2e -count 1 -timeout 20m ./e2e/
+	cd bench/peers && go test ./...
 	./e2e/conformance/run.sh
 
 KILLS ?= 200
@@ -89,6 +91,10 @@ fuzz: ## Fuzz each target for FUZZTIME
 .PHONY: bench
 bench: ## Run the Go benchmarks
 	go test -run '^$$' -bench . -benchmem ./...
+
+.PHONY: peers
+peers: ## Measure against other systems on a quiet machine, 40 minutes, and write docs/BENCHMARKS.md
+	./bench/peers/run.sh
 
 .PHONY: links
 links: ## Measure adaptive sending on shaped links and write docs/links.md; needs Linux, root, ip and tc

@@ -123,7 +123,7 @@ func TestRunSilence(t *testing.T) {
 			if n := proxy.count.Load(); n < 2 || n > 3 {
 				t.Errorf("%d connections, want 2%v", n, e)
 			}
-			if took := time.Since(start); took > 8*time.Second {
+			if took := time.Since(start); took > 20*time.Second { // instead of the minutes that a dead connection can take
 				t.Errorf("it took %v", took)
 			}
 			pod.empty(t)

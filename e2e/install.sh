@@ -17,6 +17,7 @@ need curl has curl
 need strace has strace
 need imagemagick test -x /usr/bin/convert
 need protobuf-compiler has protoc
+need libprotobuf-dev test -e /usr/include/google/protobuf/duration.proto
 need protobuf-compiler-grpc has grpc_python_plugin
 need nodejs has node
 need npm has npm

@@ -9,6 +9,7 @@ import (
 
 	aipodv1 "github.com/aipod/aipod/gen/aipod/v1"
 	"github.com/aipod/aipod/internal/bench"
+	"github.com/aipod/aipod/internal/bench/load"
 	"github.com/aipod/aipod/internal/codec"
 	"github.com/aipod/aipod/internal/shellcomp"
 	"github.com/aipod/aipod/internal/transport"
@@ -23,6 +24,10 @@ func (a *app) complete(root *cobra.Command) {
 		"codec":         shellcomp.Choices(levels...),
 		"compression":   shellcomp.Choices("identity", codec.Gzip, codec.Zstd),
 		"generate-kind": shellcomp.Choices(bench.Random, bench.Text, bench.CSV, bench.Zero),
+		"kind":          shellcomp.Choices(load.Kinds...),
+		"service":       shellcomp.Choices(load.Job, load.AI),
+		"of":            shellcomp.Choices(load.Upload, load.Download, load.Chaos),
+		"html":          shellcomp.Files,
 		"state":         completeStates,
 		"version":       a.ask((*conn).completeVersions),
 		"kwarg":         unspaced(a.ask((*conn).completeKwargs)),
@@ -31,13 +36,14 @@ func (a *app) complete(root *cobra.Command) {
 		"ca":            shellcomp.Files,
 	}
 	args := map[string]cobra.CompletionFunc{
-		"client call":        once(a.ask((*conn).completeFunctions)),
-		"client health":      once(a.ask((*conn).completeServices)),
-		"client jobs get":    once(a.ask((*conn).completeJobs)),
-		"client jobs attach": once(a.ask((*conn).completeJobs)),
-		"client jobs logs":   once(a.ask((*conn).completeJobs)),
-		"client jobs cancel": a.ask((*conn).completeLiveJobs),
-		"client jobs rm":     a.ask((*conn).completeJobs),
+		"client call":          once(a.ask((*conn).completeFunctions)),
+		"client bench compare": shellcomp.Files,
+		"client health":        once(a.ask((*conn).completeServices)),
+		"client jobs get":      once(a.ask((*conn).completeJobs)),
+		"client jobs attach":   once(a.ask((*conn).completeJobs)),
+		"client jobs logs":     once(a.ask((*conn).completeJobs)),
+		"client jobs cancel":   a.ask((*conn).completeLiveJobs),
+		"client jobs rm":       a.ask((*conn).completeJobs),
 	}
 	shellcomp.Walk(root, func(cmd *cobra.Command) {
 		if cmd.RunE == nil {

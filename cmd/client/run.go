@@ -100,7 +100,7 @@ reached, 130 interrupted.`,
 	root.SetIn(a.stdin)
 	root.SetOut(a.stdout)
 	root.SetErr(a.stderr)
-	root.AddCommand(a.callCommand(), a.jobsCommand(), a.functionsCommand(), a.healthCommand(), a.doctorCommand(), a.demoCommand())
+	root.AddCommand(a.callCommand(), a.jobsCommand(), a.functionsCommand(), a.healthCommand(), a.doctorCommand(), a.benchCommand(), a.demoCommand())
 	a.complete(root)
 	return root
 }

@@ -36,6 +36,7 @@ type options struct {
 	command     []string // of the model
 	logFormat   string
 	logLevel    string
+	pprof       string
 	maxPayload  flagenv.Size
 	maxMessage  flagenv.Size
 	spoolBudget flagenv.Size
@@ -109,6 +110,7 @@ once.`,
 	f.StringSliceVar(&opts.pod.CORSOrigins, "cors-origin", nil, "let pages of this `origin` call the pod, such as https://app.example; repeat it, or * for all pages, which then send no credentials")
 	f.StringVar(&opts.pod.TLSCert, "tls-cert", "", "PEM file with the certificate; with --tls-key")
 	f.StringVar(&opts.pod.TLSKey, "tls-key", "", "PEM file with the key")
+	f.StringVar(&opts.pprof, "pprof", "", "serve profiles for go tool pprof on this `address`, such as 127.0.0.1:6060; not for the public")
 	f.StringVar(&opts.logFormat, "log-format", "auto", "auto, text or json; auto is text on a terminal")
 	f.StringVar(&opts.logLevel, "log-level", "info", "debug, info, warn or error")
 	apply := flagenv.Bind(f, "AIPOD", env)
@@ -153,6 +155,11 @@ func serve(opts options, log *slog.Logger) int {
 	signal.Notify(signals, stopSignals...)
 	go onSignals(signals, log, cancel)
 	err := func() error {
+		stopPprof, err := servePprof(opts.pprof, log)
+		if err != nil {
+			return err
+		}
+		defer stopPprof()
 		cfg := opts.pod
 		cfg.MaxPayload = int64(opts.maxPayload)
 		cfg.MaxMessage = int(opts.maxMessage)

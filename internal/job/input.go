@@ -427,7 +427,7 @@ func (j *Job) queue(blob *spool.Blob, sum []byte) error {
 		return err
 	}
 	if err := j.in.remove(); err != nil { // the record has it
-		j.log.Warn("input not removed", "err", err)
+		j.log().Warn("input not removed", "err", err)
 	}
 	return nil
 }

@@ -30,7 +30,7 @@ type Job struct {
 
 	named  bool // durable
 	table  *Table
-	log    *slog.Logger
+	fn     string          // the function
 	ctx    context.Context //nolint:containedctx // the job's life: it ends with the job and is never a stream's
 	cancel context.CancelCauseFunc
 	events *eventLog
@@ -172,27 +172,49 @@ func (j *Job) Snapshot() Snapshot {
 	return s
 }
 
+// log tells of the job. It is made when it is needed, which for most jobs is never.
+func (j *Job) log() *slog.Logger { return j.table.log.With("job", j.ID, "func", j.fn) }
+
 // Start seals the input of a job without a name and lets it run. It is called
 // once, by the goroutine that wrote the input.
 func (j *Job) Start(spec Spec) error {
+	run, err := j.Ready(spec)
+	if err == nil {
+		go run()
+	}
+	return err
+}
+
+// Ready is Start, but the caller has a goroutine to spare and calls run in it, which
+// returns when the function has.
+func (j *Job) Ready(spec Spec) (run func(), err error) {
 	blob, err := j.in.seal(j.in.committed(), nil)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	j.mu.Lock()
 	j.spec = spec
 	j.mu.Unlock()
-	return j.start(blob)
+	return j.ready(blob)
 }
 
-// start lets the job run on its input. A durable one is left for the next
-// process when this one shuts down.
+// start lets the job run on its input.
 func (j *Job) start(blob *spool.Blob) error {
+	run, err := j.ready(blob)
+	if err == nil {
+		go run()
+	}
+	return err
+}
+
+// ready says that the job has its input; run has the function run. A durable job is
+// left for the next process when this one shuts down.
+func (j *Job) ready(blob *spool.Blob) (run func(), err error) {
 	defer j.changed.send()
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	if j.ending {
-		return cmp.Or(j.err, context.Cause(j.ctx), errEnded)
+		return nil, cmp.Or(j.err, context.Cause(j.ctx), errEnded)
 	}
 	j.size = blob.Size()
 	if j.named {
@@ -200,11 +222,10 @@ func (j *Job) start(blob *spool.Blob) error {
 	}
 	if !j.table.functionStarts(j) {
 		j.place()
-		return blob.Remove()
+		return func() {}, blob.Remove()
 	}
 	j.ran = true
-	go j.run(blob)
-	return nil
+	return func() { j.run(blob) }, nil
 }
 
 // place lets resume go on. j.mu is held.
@@ -230,7 +251,7 @@ func (j *Job) run(blob *spool.Blob) {
 	// The input is freed here and not with the job: a function that ignores its
 	// cancellation may still be reading it after the caller has gone.
 	if rerr := blob.Remove(); rerr != nil {
-		j.log.Warn("input not removed", "err", rerr)
+		j.log().Warn("input not removed", "err", rerr)
 	}
 	if j.named && (j.cutOff() && err != nil || errors.Is(err, worker.ErrClosed)) {
 		return
@@ -279,7 +300,7 @@ func (j *Job) mayRunAgain(err error) bool {
 	if killed >= maxKilled || attempt >= j.maxAttempts() {
 		return false
 	}
-	j.log.Warn("attempt lost", "attempt", attempt, "err", err)
+	j.log().Warn("attempt lost", "attempt", attempt, "err", err)
 	j.shows(&Event{Log: &Line{Level: slog.LevelWarn, Text: fmt.Sprintf("attempt %d is lost and begun again: %v", attempt, err)}})
 	return true
 }
@@ -397,7 +418,7 @@ func (j *Job) Close() {
 		err = j.in.remove()
 	}
 	if err := errors.Join(err, j.dropOutput()); err != nil {
-		j.log.Warn("job not cleaned up", "err", err)
+		j.log().Warn("job not cleaned up", "err", err)
 	}
 	j.table.forget(j)
 }
@@ -447,12 +468,27 @@ func (j *Job) end(state State, result Result, err error) {
 		}
 		err = errors.Join(err, j.in.remove())
 	}
-	log := j.log.With("state", state.String(), "took", ended.Sub(j.created).Round(time.Millisecond).String(),
-		"received", j.Committed())
-	if err != nil {
-		log = log.With("err", err)
+	j.logEnd(state, ended, err)
+}
+
+// logEnd tells of the end. That a job without a name went well is for its caller to
+// know: there may be thousands a second.
+func (j *Job) logEnd(state State, ended time.Time, err error) {
+	level := slog.LevelInfo
+	if !j.named && state == Succeeded {
+		level = slog.LevelDebug
 	}
-	log.Info("job ended")
+	if !j.table.log.Enabled(context.Background(), level) {
+		return
+	}
+	attrs := []slog.Attr{
+		slog.String("state", state.String()), slog.String("took", ended.Sub(j.created).Round(time.Millisecond).String()),
+		slog.Int64("received", j.Committed()),
+	}
+	if err != nil {
+		attrs = append(attrs, slog.Any("err", err))
+	}
+	j.log().LogAttrs(context.Background(), level, "job ended", attrs...)
 }
 
 // settle tells the end, unless the job is removed meanwhile.
@@ -534,7 +570,7 @@ func (r reporter) Progress(done, total int64, unit, note string) {
 }
 
 func (r reporter) Log(level slog.Level, line string) {
-	r.job.log.Log(context.Background(), level, "model", "line", line)
+	r.job.log().Log(context.Background(), level, "model", "line", line)
 	r.job.shows(&Event{Log: &Line{Level: level, Text: line}})
 }
 
@@ -544,7 +580,7 @@ func (r reporter) Alive() { r.job.shows(nil) }
 // job has its place in the queue.
 func (j *Job) resume() {
 	if attempts := j.Snapshot().Attempt; attempts >= j.maxAttempts() {
-		j.log.Warn("not run again", "attempts", attempts)
+		j.log().Warn("not run again", "attempts", attempts)
 		j.finish(Result{}, &AttemptsError{Attempts: attempts})
 		return
 	}
@@ -561,13 +597,13 @@ func (j *Job) resume() {
 		j.finish(Result{}, fmt.Errorf("the input is lost: %w", err))
 		return
 	}
-	j.log.Info("job goes on")
+	j.log().Info("job goes on")
 	placed := make(chan struct{})
 	j.mu.Lock()
 	j.placed = placed
 	j.mu.Unlock()
 	if err := j.start(blob); err != nil {
-		j.log.Info("job not started", "err", errors.Join(err, blob.Remove()))
+		j.log().Info("job not started", "err", errors.Join(err, blob.Remove()))
 		return
 	}
 	<-placed

@@ -268,7 +268,7 @@ func (j *Job) withSpace(ctx context.Context, what string, do func() error) error
 			return errors.Join(context.Cause(ctx), err)
 		}
 		if !told {
-			j.log.Warn("waiting for space", "what", what, "err", err)
+			j.log().Warn("waiting for space", "what", what, "err", err)
 			j.events.add(Event{Log: &Line{
 				Level: slog.LevelError,
 				Text:  fmt.Sprintf("RESOURCE_EXHAUSTED: no room for %s: %v; the job goes on when there is", what, err),

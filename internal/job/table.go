@@ -210,7 +210,7 @@ func (t *Table) newJob(id string, spec Spec, named bool) *Job {
 		ID:      id,
 		named:   named,
 		table:   t,
-		log:     t.log.With("job", id, "func", spec.Func),
+		fn:      spec.Func,
 		ctx:     ctx,
 		cancel:  cancel,
 		events:  newEventLog(t.cfg.EventTail),
@@ -281,7 +281,7 @@ func (t *Table) Create(id string, spec Spec) (j *Job, attached bool, err error) 
 		return nil, false, err
 	}
 	t.watchIdle(j)
-	j.log.Info("job created")
+	j.log().Info("job created")
 	return j, false, nil
 }
 
@@ -369,10 +369,10 @@ func (t *Table) remove(j *Job) error {
 	t.take(j)
 	j.changed.send()
 	if err != nil {
-		j.log.Warn("job not removed", "err", err)
+		j.log().Warn("job not removed", "err", err)
 		return err
 	}
-	j.log.Info("job removed")
+	j.log().Info("job removed")
 	return nil
 }
 
@@ -382,7 +382,7 @@ func (t *Table) expireAt(j *Job, at time.Time) {
 		j.expiry.Stop()
 	}
 	j.expiry = time.AfterFunc(time.Until(at), func() {
-		j.log.Debug("job expires")
+		j.log().Debug("job expires")
 		_ = t.remove(j) // which has logged it
 	})
 }
@@ -402,7 +402,7 @@ func (t *Table) watchIdle(j *Job) {
 		switch {
 		case !receiving:
 		case idle >= t.cfg.TTL:
-			j.log.Warn("job expires before its input was complete", "committed", j.Committed(), "idle", idle.String())
+			j.log().Warn("job expires before its input was complete", "committed", j.Committed(), "idle", idle.String())
 			_ = t.remove(j)
 		default:
 			t.watchIdle(j)

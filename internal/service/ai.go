@@ -9,11 +9,13 @@ import (
 	"net/http"
 	"regexp"
 	"strings"
+	"sync"
 	"time"
 	"unicode/utf8"
 
 	"connectrpc.com/connect"
 	"github.com/dustin/go-humanize"
+	"google.golang.org/protobuf/proto"
 
 	"github.com/aipod/aipod/gen/ai"
 	"github.com/aipod/aipod/internal/codec"
@@ -57,6 +59,23 @@ const (
 // pong is the heartbeat. It is never written to.
 var pong = &ai.Raw{Data: []byte(codec.Pong)}
 
+// pongEnvelope is the same as it is on the wire.
+var pongEnvelope = sync.OnceValue(func() []byte {
+	data, err := proto.Marshal(pong)
+	if err != nil {
+		panic(err) // bytes can always be encoded
+	}
+	return transport.Envelope(data)
+})
+
+// sendPong sends a heartbeat that is not the first message.
+func sendPong(x *transport.Exchange, conn connect.StreamingHandlerConn) error {
+	if ok, err := x.SendEnvelope(pongEnvelope()); ok && err == nil {
+		return nil
+	}
+	return conn.Send(pong) // which also knows how to say what is wrong with the stream
+}
+
 func (h *aiHandler) call(ctx context.Context, conn connect.StreamingHandlerConn, fn string, newPiece func(func(*codec.Piece) error) *codec.Piece) error {
 	interval, err := heartbeat(conn.RequestHeader(), h.pod.cfg.Heartbeat)
 	if err != nil {
@@ -90,7 +109,13 @@ func (h *aiHandler) call(ctx context.Context, conn connect.StreamingHandlerConn,
 	beat := beatsOf(ctx).join(interval)
 	defer beat.leave()
 	received := make(chan error, 1)
-	go func() { received <- up.run() }()
+	go func() {
+		function, err := up.run()
+		received <- err
+		if function != nil { // in this goroutine, because it is there and warm
+			function()
+		}
+	}()
 	// A receiver that still waits for the client ends when its reads time out.
 	defer func() {
 		if received != nil {
@@ -102,7 +127,21 @@ func (h *aiHandler) call(ctx context.Context, conn connect.StreamingHandlerConn,
 	if err := conn.Send(pong); err != nil {
 		return err
 	}
+	exchange := transport.ExchangeOf(ctx)
 	for {
+		if received == nil && !j.Named() {
+			// Thousands wait here. Each channel of a select costs with each beat, and
+			// all else that ends the call ends its job.
+			select {
+			case <-beat.next():
+				if err := sendPong(exchange, conn); err != nil {
+					return err
+				}
+			case <-done:
+				return h.answer(conn, j, up)
+			}
+			continue
+		}
 		select {
 		case j = <-up.opened:
 			done = j.Done()
@@ -121,7 +160,7 @@ func (h *aiHandler) call(ctx context.Context, conn connect.StreamingHandlerConn,
 			}
 			return err
 		case <-beat.next():
-			if err := conn.Send(pong); err != nil {
+			if err := sendPong(exchange, conn); err != nil {
 				return err
 			}
 		case <-done:
@@ -237,14 +276,13 @@ func jobID(header http.Header) (string, error) {
 
 // metadata is the caller's, without what belongs to the protocols.
 func metadata(header http.Header) map[string]string {
-	md := make(map[string]string, len(header))
+	md := map[string]string{}
 	for key, values := range header {
-		key = strings.ToLower(key)
 		switch {
-		case strings.HasPrefix(key, "grpc-"), strings.HasPrefix(key, "connect-"), strings.HasPrefix(key, "accept"),
-			key == "content-type", key == "content-length", key == "te", key == "user-agent":
+		case strings.HasPrefix(key, "Grpc-"), strings.HasPrefix(key, "Connect-"), strings.HasPrefix(key, "Accept"),
+			key == "Content-Type", key == "Content-Length", key == "Te", key == "User-Agent":
 		default:
-			md[key] = strings.Join(values, ",")
+			md[strings.ToLower(key)] = strings.Join(values, ",")
 		}
 	}
 	return md

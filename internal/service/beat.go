@@ -4,6 +4,7 @@ import (
 	"context"
 	"net"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -22,7 +23,7 @@ type pulse struct {
 	users    int
 	due      time.Time
 	timer    *time.Timer
-	next     chan struct{} // closed at the next beat
+	next     atomic.Pointer[chan struct{}] // closed at the next beat
 }
 
 type beatsKey struct{}
@@ -47,12 +48,19 @@ func (b *beats) join(interval time.Duration) *listener {
 	defer b.mu.Unlock()
 	p := b.pulses[interval]
 	if p == nil {
-		p = &pulse{interval: interval, due: time.Now().Add(interval), next: make(chan struct{})}
+		p = &pulse{interval: interval, due: time.Now().Add(interval)}
+		p.renew()
 		p.timer = time.AfterFunc(interval, func() { b.beat(p) })
 		b.pulses[interval] = p
 	}
 	p.users++
 	return &listener{beats: b, pulse: p}
+}
+
+// renew makes the channel of the next beat.
+func (p *pulse) renew() {
+	next := make(chan struct{})
+	p.next.Store(&next)
 }
 
 func (b *beats) beat(p *pulse) {
@@ -61,8 +69,10 @@ func (b *beats) beat(p *pulse) {
 	if p.users == 0 {
 		return
 	}
-	close(p.next)
-	p.next = make(chan struct{})
+	// The next channel is there before those who wait for this one look for it.
+	due := *p.next.Load()
+	p.renew()
+	close(due)
 	// An absolute schedule: a late beat doesn't make the next one late. A
 	// machine that slept doesn't catch up.
 	now := time.Now()
@@ -79,11 +89,7 @@ type listener struct {
 }
 
 // next is closed at the next beat.
-func (l *listener) next() <-chan struct{} {
-	l.beats.mu.Lock()
-	defer l.beats.mu.Unlock()
-	return l.pulse.next
-}
+func (l *listener) next() <-chan struct{} { return *l.pulse.next.Load() }
 
 func (l *listener) leave() {
 	l.beats.mu.Lock()

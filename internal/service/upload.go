@@ -33,9 +33,10 @@ type upload struct {
 }
 
 // run receives all messages and starts the job. After an error it has not
-// started, and a job without a name never will.
-func (u *upload) run() error {
-	err := u.receive()
+// started, and a job without a name never will. Unless function is nil, it has the
+// function run, and the caller has to call it.
+func (u *upload) run() (function func(), err error) {
+	err = u.receive()
 	if u.decoder != nil {
 		if err != nil {
 			u.decoder.Abort(err)
@@ -44,21 +45,21 @@ func (u *upload) run() error {
 		}
 	}
 	if err != nil {
-		return err
+		return nil, err
 	}
 	if dst, ok := u.dst.(*inputWriter); ok {
 		if u.wrongSize(dst.off) {
-			return u.sizeError(dst.off)
+			return nil, u.sizeError(dst.off)
 		}
-		return dst.w.Close(context.WithoutCancel(u.ctx), dst.off, nil)
+		return nil, dst.w.Close(context.WithoutCancel(u.ctx), dst.off, nil)
 	}
 	if u.job.Named() {
-		return nil // attached to one that has its input
+		return nil, nil // attached to one that has its input
 	}
 	if u.wrongSize(u.job.Committed()) {
-		return u.sizeError(u.job.Committed())
+		return nil, u.sizeError(u.job.Committed())
 	}
-	return u.job.Start(u.spec())
+	return u.job.Ready(u.spec())
 }
 
 func (u *upload) spec() job.Spec {

@@ -232,6 +232,10 @@ func (v *view) end() error {
 	return v.send(m)
 }
 
+// smallOutput is how much, in bytes, is worth neither a buffer of a whole chunk nor
+// compression.
+const smallOutput = 16 << 10
+
 // pieces are buffers for output.
 var pieces = sync.Pool{New: func() any { return new([codec.DefaultChunk]byte) }}
 
@@ -251,12 +255,21 @@ func (v *view) output() (more bool, err error) {
 		}
 		v.attempt = out.Attempt
 	}
-	if v.zstd && v.job.State() == job.Succeeded {
+	rest := out.Size() - v.offset
+	if rest <= 0 {
+		return false, nil
+	}
+	if v.zstd && v.job.State() == job.Succeeded && (v.packed != nil || rest > smallOutput) {
 		return v.packedOutput(out)
 	}
-	buf := pieces.Get().(*[codec.DefaultChunk]byte)
-	defer pieces.Put(buf)
-	p := buf[:v.maxChunk]
+	var p []byte
+	if rest <= smallOutput {
+		p = make([]byte, min(rest, int64(v.maxChunk)))
+	} else {
+		buf := pieces.Get().(*[codec.DefaultChunk]byte)
+		defer pieces.Put(buf)
+		p = buf[:v.maxChunk]
+	}
 	n, err := out.ReadAt(p, v.offset)
 	switch {
 	case errors.Is(err, job.ErrGone):
@@ -288,11 +301,8 @@ const packWorkers = 2
 
 // packedOutput sends output that is complete, compressed as far as it pays.
 func (v *view) packedOutput(out *job.Output) (more bool, err error) {
-	rest := out.Size() - v.offset
 	if v.packed == nil {
-		if rest <= 0 {
-			return false, nil
-		}
+		rest := out.Size() - v.offset
 		v.packed, err = codec.NewChunkReader(io.NewSectionReader(out, v.offset, rest), v.offset,
 			codec.ChunkConfig{Size: int(min(int64(v.maxChunk), rest)), Workers: packWorkers})
 		if err != nil {

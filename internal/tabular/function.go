@@ -136,16 +136,26 @@ type helloResult struct {
 }
 
 func (i instance) hello(_ context.Context, c *worker.Call) (any, error) {
-	kwargs := map[string]json.RawMessage{}
-	if err := decodeKwargs(c, &kwargs); err != nil {
-		return nil, err
+	var kwargs struct { // any others are ignored
+		Name    json.RawMessage `json:"name"`
+		Version json.RawMessage `json:"version"`
+	}
+	if len(c.Kwargs) > 0 {
+		if err := json.Unmarshal(c.Kwargs, &kwargs); err != nil {
+			return nil, worker.Invalidf("kwargs of %q: %s", c.Func, err)
+		}
 	}
 	var name, version word
-	for key, dst := range map[string]*word{"name": &name, "version": &version} {
-		if value, ok := kwargs[key]; ok {
-			if err := json.Unmarshal(value, dst); err != nil {
-				return nil, worker.Invalidf("kwargs of %q: %s: %s", c.Func, key, err)
-			}
+	for _, field := range []struct {
+		key   string
+		value json.RawMessage
+		dst   *word
+	}{{"name", kwargs.Name, &name}, {"version", kwargs.Version, &version}} {
+		if field.value == nil {
+			continue
+		}
+		if err := json.Unmarshal(field.value, field.dst); err != nil {
+			return nil, worker.Invalidf("kwargs of %q: %s: %s", c.Func, field.key, err)
 		}
 	}
 	whom := cmp.Or(string(name), "world")

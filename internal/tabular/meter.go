@@ -62,7 +62,7 @@ func copyPayload(ctx context.Context, c *worker.Call, dst io.Writer) (int64, err
 	}
 	defer m.src.Close()
 	// The bare Writer keeps a ReadFrom of dst from choosing its own buffer.
-	n, err := io.CopyBuffer(struct{ io.Writer }{dst}, m, make([]byte, copyBuffer))
+	n, err := io.CopyBuffer(struct{ io.Writer }{dst}, m, make([]byte, min(copyBuffer, max(c.Input.Size(), 1))))
 	if err != nil {
 		return n, err
 	}

@@ -67,12 +67,17 @@ var _ worker.Model = (*Model)(nil)
 
 // Describe implements [worker.Model].
 func (m *Model) Describe() worker.Description {
-	d := worker.Description{Model: "tabular", Versions: m.versions()}
-	for _, f := range functions {
-		d.Functions = append(d.Functions, f.Function)
-	}
-	return d
+	return worker.Description{Model: "tabular", Versions: m.versions(), Functions: described()}
 }
+
+// described is made once: each call asks for it.
+var described = sync.OnceValue(func() []worker.Function {
+	var all []worker.Function
+	for _, f := range functions {
+		all = append(all, f.Function)
+	}
+	return all
+})
 
 func (m *Model) versions() []string {
 	m.mu.Lock()

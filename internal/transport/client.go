@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"slices"
 	"time"
 
 	"connectrpc.com/connect"
@@ -49,7 +50,7 @@ func NewHTTPClient(cfg ClientConfig) *http.Client {
 	transport := &http.Transport{
 		Proxy:           http.ProxyFromEnvironment,
 		Protocols:       &protocols,
-		TLSClientConfig: cfg.TLS,
+		TLSClientConfig: ownTLS(cfg.TLS),
 		DialContext: (&net.Dialer{
 			Timeout:   20 * time.Second,
 			KeepAlive: 30 * time.Second,
@@ -101,4 +102,15 @@ func ClientOptions(p Protocol) ([]connect.ClientOption, error) {
 		return nil, fmt.Errorf("unknown protocol %q: choose one of %v", p, Protocols)
 	}
 	return opts, nil
+}
+
+// ownTLS is a copy for one transport: net/http writes into the configuration that it
+// is given, and into the array behind NextProtos, too.
+func ownTLS(shared *tls.Config) *tls.Config {
+	if shared == nil {
+		return nil
+	}
+	own := shared.Clone()
+	own.NextProtos = slices.Clone(own.NextProtos)
+	return own
 }

@@ -2,6 +2,7 @@ package transport
 
 import (
 	"context"
+	"encoding/binary"
 	"maps"
 	"math"
 	"net/http"
@@ -54,8 +55,10 @@ func without(list, name string) string {
 func Middleware(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		rc := http.NewResponseController(w)
-		r = r.WithContext(context.WithValue(r.Context(), controllerKey{}, rc))
+		x := &Exchange{controller: rc, w: w}
+		r = r.WithContext(context.WithValue(r.Context(), exchangeKey{}, x))
 		contentType := r.Header.Get("Content-Type")
+		x.envelopes = hasEnvelopes(contentType)
 		switch {
 		case r.ProtoMajor == 1 && isStream(contentType):
 			// connect refuses bidi streams over HTTP/1.1, but net/http can write
@@ -78,6 +81,7 @@ func Middleware(next http.Handler) http.Handler {
 			_ = r.Body.Close()
 		case isGRPC(contentType):
 			t := &trailersOnly{ResponseWriter: w, outer: maps.Clone(w.Header())}
+			x.w = t
 			next.ServeHTTP(t, r)
 			t.finish()
 		default:
@@ -86,13 +90,58 @@ func Middleware(next http.Handler) http.Handler {
 	})
 }
 
-type controllerKey struct{}
+// An Exchange is a request and its answer, below connect. It belongs to the
+// handler's goroutine.
+type Exchange struct {
+	controller *http.ResponseController
+	w          http.ResponseWriter // that connect writes to
+	envelopes  bool                // each message is an envelope of protobuf
+}
+
+type exchangeKey struct{}
+
+// ExchangeOf is that which ctx belongs to; nil outside of Middleware.
+func ExchangeOf(ctx context.Context) *Exchange {
+	x, _ := ctx.Value(exchangeKey{}).(*Exchange)
+	return x
+}
 
 // Controller is the http.ResponseController of the request that ctx belongs to;
 // nil outside of Middleware.
 func Controller(ctx context.Context) *http.ResponseController {
-	rc, _ := ctx.Value(controllerKey{}).(*http.ResponseController)
-	return rc
+	if x := ExchangeOf(ctx); x != nil {
+		return x.controller
+	}
+	return nil
+}
+
+// Envelope is a message of protobuf as gRPC, gRPC-Web and Connect have it in a
+// stream, not compressed: a byte of flags, four with the length, and the message.
+func Envelope(message []byte) []byte {
+	return append(binary.BigEndian.AppendUint32([]byte{0}, uint32(len(message))), message...)
+}
+
+// SendEnvelope sends a message that was encoded once and for all, past connect, which
+// would encode it each time. The handler has to have sent a message by connect
+// before, because headers go with the first. ok is false when the request's codec is
+// another one, or x is nil: then nothing has been sent.
+func (x *Exchange) SendEnvelope(envelope []byte) (ok bool, err error) {
+	if x == nil || !x.envelopes {
+		return false, nil
+	}
+	if _, err := x.w.Write(envelope); err != nil {
+		return true, err
+	}
+	return true, x.controller.Flush()
+}
+
+// hasEnvelopes is for requests whose answers are streams of protobuf, in octets.
+func hasEnvelopes(contentType string) bool {
+	switch contentType {
+	case "application/grpc", "application/grpc+proto", "application/grpc-web", "application/grpc-web+proto", "application/connect+proto":
+		return true
+	}
+	return false
 }
 
 func isGRPC(contentType string) bool {
