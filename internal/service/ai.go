@@ -129,7 +129,7 @@ func (h *aiHandler) call(ctx context.Context, conn connect.StreamingHandlerConn,
 	}
 	exchange := transport.ExchangeOf(ctx)
 	for {
-		if received == nil && !j.Named() {
+		if received == nil && j != nil && !j.Named() {
 			// Thousands wait here. Each channel of a select costs with each beat, and
 			// all else that ends the call ends its job.
 			select {

@@ -3,6 +3,7 @@ package service
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"runtime"
@@ -43,11 +44,11 @@ func dialFrames(t testing.TB, url string) *frameConn {
 	return c
 }
 
-// open sends the headers of a chaos call and returns the stream's id.
-func (c *frameConn) open(t testing.TB, fn string, end bool) (uint32, error) {
+// open sends the headers of a chaos call, and more, and returns the stream's id.
+func (c *frameConn) open(t testing.TB, fn string, end bool, more ...hpack.HeaderField) (uint32, error) {
 	t.Helper()
 	c.head.Reset()
-	for _, f := range []hpack.HeaderField{
+	for _, f := range append([]hpack.HeaderField{
 		{Name: ":method", Value: "POST"},
 		{Name: ":scheme", Value: "http"},
 		{Name: ":authority", Value: "pod"},
@@ -55,7 +56,7 @@ func (c *frameConn) open(t testing.TB, fn string, end bool) (uint32, error) {
 		{Name: "content-type", Value: "application/grpc"},
 		{Name: "te", Value: "trailers"},
 		{Name: headerFunc, Value: fn},
-	} {
+	}, more...) {
 		if err := c.hpk.WriteField(f); err != nil {
 			t.Fatal(err)
 		}
@@ -111,6 +112,55 @@ func TestEmptyStreamsOpenedAndReset(t *testing.T) {
 	})
 }
 
+// emptyKwargs is one message: 5 bytes of envelope, then field 1 of ai.Raw.
+const emptyKwargs = "\x00\x00\x00\x00\x04\x0a\x02{}"
+
+// The first heartbeat is stuck until the whole of a durable job has come and run.
+func TestSlowReaderOfJobs(t *testing.T) {
+	tp := startPod(t, nil)
+	c := dialFrames(t, tp.url)
+	defer c.Close() //nolint:errcheck // nothing is lost
+	window := func(bytes uint32) {
+		if err := c.WriteSettings(http2.Setting{ID: http2.SettingInitialWindowSize, Val: bytes}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	window(0)
+	const calls = 20
+	for i := range calls {
+		id, err := c.open(t, "hello", false, hpack.HeaderField{Name: headerJob, Value: fmt.Sprintf("job-%d", i)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := c.WriteData(id, true, []byte(emptyKwargs)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for i := range calls {
+		eventually(t, "a job that succeeds", func() (any, bool) {
+			j, err := tp.table.Get(fmt.Sprintf("job-%d", i))
+			return err, err == nil && isClosed(j.Done())
+		})
+	}
+	window(1 << 10)
+	var answers, ended int
+	for ended < calls {
+		f, err := c.ReadFrame()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if data, ok := f.(*http2.DataFrame); ok && bytes.Contains(data.Data(), []byte(`"hello"`)) {
+			answers++
+		}
+		if f.Header().Flags.Has(http2.FlagHeadersEndStream) && f.Header().Type == http2.FrameHeaders {
+			ended++
+		}
+	}
+	if answers != calls {
+		t.Errorf("%d of %d calls were answered", answers, calls)
+	}
+}
+
 // A client that is there but doesn't read must not keep the pod from sending
 // heartbeats to others, nor from noticing that it left.
 func TestSlowReader(t *testing.T) {
@@ -123,8 +173,7 @@ func TestSlowReader(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	// One message, the kwargs: 5 bytes of envelope, then field 1 of ai.Raw.
-	if err := c.WriteData(id, true, []byte("\x00\x00\x00\x00\x04\x0a\x02{}")); err != nil {
+	if err := c.WriteData(id, true, []byte(emptyKwargs)); err != nil {
 		t.Fatal(err)
 	}
 	// With a window of 0 the first heartbeat is stuck already; the job runs all
