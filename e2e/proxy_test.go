@@ -375,33 +375,36 @@ func TestNginxHashesByJobID(t *testing.T) {
 		}
 		return -1
 	}
-	seen := map[int]int{}
-	for i := range 20 {
-		r := do(t.Context(), n.grpc, request{fn: "hello"})
-		if r.err != nil {
-			t.Fatalf("call %d: %v", i, r.err)
-		}
-		id := r.header.Get("x-job-id")
+	find := func(id string) int { // the record may come after the answer
 		eventually(t, 2*time.Second, "the job's record", func() error {
 			if where(id) < 0 {
 				return fmt.Errorf("no pod has %s", id)
 			}
 			return nil
 		})
-		seen[where(id)]++
+		return where(id)
+	}
+	seen := map[int]int{}
+	for i := range 20 {
+		r := do(t.Context(), n.grpc, request{fn: "hello"})
+		if r.err != nil {
+			t.Fatalf("call %d: %v", i, r.err)
+		}
+		seen[find(r.header.Get("x-job-id"))]++
 	}
 	// By chance all 20 would meet one pod in 2 of a million runs.
 	if seen[0] == 0 || seen[1] == 0 {
 		t.Errorf("20 calls without a job id: %v", seen)
 	}
 	spread := map[int]bool{}
-	for i := range 8 {
+	for i := range 20 {
 		id := fmt.Sprintf("job-%d", i)
 		for range 3 {
 			if r := do(t.Context(), n.grpc, request{fn: "hello", header: map[string]string{"x-job-id": id}}); r.err != nil {
 				t.Fatalf("%s: %v", id, r.err)
 			}
 		}
+		spread[find(id)] = true
 		// The pod that has the job answers the repeated calls with its result; the
 		// other would have run it again.
 		var counts [2]int
@@ -411,7 +414,6 @@ func TestNginxHashesByJobID(t *testing.T) {
 		if counts != [2]int{1, 0} && counts != [2]int{0, 1} {
 			t.Errorf("%s was run %v times", id, counts)
 		}
-		spread[where(id)] = true
 	}
 	if len(spread) != 2 {
 		t.Errorf("all job ids led to one pod")

@@ -109,20 +109,16 @@ func (h *aiHandler) call(ctx context.Context, conn connect.StreamingHandlerConn,
 	beat := beatsOf(ctx).join(interval)
 	defer beat.leave()
 	received := make(chan error, 1)
+	all := make(chan struct{})
 	go func() {
 		function, err := up.run()
 		received <- err
+		close(all)
 		if function != nil { // in this goroutine, because it is there and warm
 			function()
 		}
 	}()
-	// A receiver that still waits for the client ends when its reads time out.
-	defer func() {
-		if received != nil {
-			unblockReads(ctx)
-			_ = <-received // the call ends for another reason
-		}
-	}()
+	defer endReads(ctx, all) // whatever it says: the call ends for another reason
 
 	if err := conn.Send(pong); err != nil {
 		return err
@@ -187,12 +183,31 @@ func (p *Pod) takes(id string, spec job.Spec) error {
 	return nil
 }
 
-// unblockReads makes the stream's reads fail from now on.
-func unblockReads(ctx context.Context) {
+// lastReads is how long a call that has its answer waits for the end of its request.
+const lastReads = 10 * time.Millisecond
+
+// endReads waits until nothing more is received, as done says. After a while, which
+// what is on its way needs, the stream's reads fail. A stream with data after its end
+// is reset, and nginx, which had the answer, would pass on only the reset.
+func endReads(ctx context.Context, done <-chan struct{}) {
+	select {
+	case <-done:
+		return
+	default:
+	}
+	timer := time.NewTimer(lastReads)
+	defer timer.Stop()
+	select {
+	case <-done:
+		return
+	case <-ctx.Done():
+	case <-timer.C:
+	}
 	if rc := transport.Controller(ctx); rc != nil {
 		// A stream that is gone can't be read either.
 		_ = rc.SetReadDeadline(time.Unix(1, 0))
 	}
+	<-done
 }
 
 // answer sends the job's result.

@@ -133,7 +133,7 @@ func startRunInput(ctx context.Context, stream *runStream) *runInput {
 func (in *runInput) end() {
 	in.ended.Do(func() {
 		close(in.jobs)
-		unblockReads(in.ctx)
+		endReads(in.ctx, in.done)
 		in.wg.Wait()
 	})
 }
