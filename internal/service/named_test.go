@@ -103,7 +103,7 @@ func TestRunAgainAfterWrongChecksum(t *testing.T) {
 // What a caller has not seen comes once, in order, whenever it attaches.
 func TestRunReplay(t *testing.T) {
 	tp := startPod(t, nil)
-	const n = 20
+	const n = 8
 	open := &aipodv1.Open{JobId: "talk", Spec: specOf("talk", fmt.Sprintf(`{"n":%d}`, n))}
 	eachWay(t, tp, func(t *testing.T, c aipodv1connect.JobServiceClient, _ way) {
 		defer remove(t, c, "talk")
