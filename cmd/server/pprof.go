@@ -11,7 +11,7 @@ import (
 )
 
 // servePprof serves profiles, as go tool pprof fetches them, on an address of their
-// own: they are nobody's business but the operator's. close ends it. An empty
+// own: they are nobody's business but the operator's. stop ends it. An empty
 // address does nothing.
 func servePprof(addr string, log *slog.Logger) (stop func(), err error) {
 	if addr == "" {
