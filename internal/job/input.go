@@ -23,6 +23,9 @@ type input interface {
 	// CRC-32C. It can be repeated. After a *spool.ChecksumError that of a durable
 	// job is empty again. The caller removes the blob.
 	seal(size int64, crc *uint32) (*spool.Blob, error)
+	// sum is the SHA-256 of the input, which is sealed with size bytes, if the job's
+	// function wants it and it is known, else nil.
+	sum(size int64) []byte
 	// close lets go of the input, and keeps what the next process needs.
 	close() error
 	// remove frees what the input takes.
@@ -32,9 +35,20 @@ type input interface {
 // A streamInput is that of a job without a name: it comes in order, on one
 // stream.
 type streamInput struct {
-	w    *spool.Writer
-	crc  uint32 // of what put wrote
-	blob *spool.Blob
+	w      *spool.Writer
+	digest *digester // nil unless it is wanted
+	crc    uint32    // of what put wrote
+	blob   *spool.Blob
+}
+
+// Write is put of what comes next.
+func (in *streamInput) Write(p []byte) (int, error) {
+	before := in.w.Size()
+	n, err := in.w.Write(p)
+	if in.digest != nil {
+		in.digest.write(before, p[:n])
+	}
+	return n, err
 }
 
 func (in *streamInput) put(off int64, p []byte) (int64, error) {
@@ -46,7 +60,7 @@ func (in *streamInput) put(off int64, p []byte) (int64, error) {
 	case off < size:
 		return size, worker.Invalidf("offset %d has been sent before: a job without an id takes its input in order", off)
 	}
-	n, err := in.w.Write(p)
+	n, err := in.Write(p)
 	in.crc = crc32.Update(in.crc, castagnoli, p[:n])
 	return in.w.Size(), err
 }
@@ -70,9 +84,12 @@ func (in *streamInput) seal(size int64, crc *uint32) (*spool.Blob, error) {
 	return in.blob, nil
 }
 
+func (in *streamInput) sum(size int64) []byte { return in.digest.sum(size) }
+
 func (in *streamInput) close() error { return nil }
 
 func (in *streamInput) remove() error {
+	in.digest.drop()
 	if in.blob != nil {
 		return in.blob.Remove()
 	}
@@ -84,6 +101,9 @@ type fileInput struct {
 	spool *spool.Spool
 	name  string
 	limit int64
+
+	digest *digester  // nil unless it is wanted
+	order  sync.Mutex // held over a put and its digest; taken before mu
 
 	mu   sync.Mutex
 	file *spool.File // nil when it isn't open
@@ -97,6 +117,7 @@ type fileInput struct {
 func (in *fileInput) adopt() {
 	if blob, err := in.spool.OpenSealed(in.name); err == nil { // else there is nothing
 		in.size = blob.Size()
+		in.digest = nil // it would have to read that again
 	}
 }
 
@@ -120,11 +141,23 @@ func (in *fileInput) put(off int64, p []byte) (int64, error) {
 	if len(p) == 0 && off == 0 {
 		return in.committed(), nil
 	}
+	if in.digest != nil {
+		in.order.Lock()
+		defer in.order.Unlock()
+	}
 	f, err := in.open()
 	if err != nil {
 		return in.committed(), err
 	}
-	return f.Put(off, p)
+	if in.digest == nil {
+		return f.Put(off, p)
+	}
+	before := f.Committed()
+	committed, err := f.Put(off, p)
+	if committed > before {
+		in.digest.write(before, p[before-off:committed-off])
+	}
+	return committed, err
 }
 
 func (in *fileInput) committed() int64 {
@@ -169,6 +202,15 @@ func (in *fileInput) seal(size int64, crc *uint32) (*spool.Blob, error) {
 	return blob, in.failed(err)
 }
 
+func (in *fileInput) sum(size int64) []byte {
+	if in.digest == nil {
+		return nil
+	}
+	in.order.Lock() // for a put whose bytes are sealed, but not yet in the digest
+	defer in.order.Unlock()
+	return in.digest.sum(size)
+}
+
 // readChecked reads all of a small file.
 func readChecked(f *spool.File, size int64, crc *uint32) ([]byte, error) {
 	sum, err := f.CRC32C()
@@ -195,12 +237,15 @@ func (in *fileInput) failed(err error) error {
 	if err == nil || errors.As(err, &size) || errors.Is(err, spool.ErrClosed) {
 		return err
 	}
+	in.order.Lock()
+	defer in.order.Unlock()
 	in.mu.Lock()
 	defer in.mu.Unlock()
 	if in.gone {
 		return err
 	}
 	in.file, in.size = nil, 0
+	in.digest.reset()
 	return errors.Join(err, in.spool.RemoveFile(in.name))
 }
 
@@ -212,6 +257,7 @@ func (in *fileInput) close() error {
 
 func (in *fileInput) closeLocked() error {
 	in.gone = true
+	in.digest.drop()
 	if in.file == nil {
 		return nil
 	}
@@ -391,15 +437,16 @@ func (j *Job) closeInput(size int64, crc *uint32) error {
 		j.changed.send()
 		return err
 	}
-	if err := j.queue(blob, spec.SHA256); err != nil {
+	if err := j.queue(blob, spec.SHA256, j.in.sum(size)); err != nil {
 		return errors.Join(err, blob.Remove())
 	}
 	return nil
 }
 
-// queue records a durable job's input, and lets the job run on it.
-func (j *Job) queue(blob *spool.Blob, sum []byte) error {
-	if err := checkSHA256(blob, sum); err != nil {
+// queue records a durable job's input, and lets the job run on it. It should have
+// the SHA-256 want, if that isn't nil, and has sum, if that is known.
+func (j *Job) queue(blob *spool.Blob, want, sum []byte) error {
+	if err := checkSHA256(blob, want, sum); err != nil {
 		var wrong *worker.InputError
 		if errors.As(err, &wrong) {
 			j.finish(Result{}, err)
@@ -407,7 +454,7 @@ func (j *Job) queue(blob *spool.Blob, sum []byte) error {
 		return err
 	}
 	if !j.named {
-		return j.start(blob)
+		return j.start(blob, sum)
 	}
 	var data []byte
 	if blob.Size() <= recordedInput {
@@ -423,7 +470,7 @@ func (j *Job) queue(blob *spool.Blob, sum []byte) error {
 	j.mu.Lock()
 	j.data = data
 	j.mu.Unlock()
-	if err := j.start(blob); err != nil || data == nil {
+	if err := j.start(blob, sum); err != nil || data == nil {
 		return err
 	}
 	if err := j.in.remove(); err != nil { // the record has it
@@ -441,22 +488,26 @@ func readBlob(b *spool.Blob) ([]byte, error) {
 	return io.ReadAll(r)
 }
 
-// checkSHA256 reads the payload if there is a digest to compare with. A payload
-// that differs is an *worker.InputError.
-func checkSHA256(b *spool.Blob, want []byte) error {
+// checkSHA256 compares the payload's digest, if there is one to compare with. It
+// reads the payload unless sum is it. A payload that differs is an
+// *worker.InputError.
+func checkSHA256(b *spool.Blob, want, sum []byte) error {
 	if len(want) == 0 {
 		return nil
 	}
-	r, err := b.Open()
-	if err != nil {
-		return err
+	if sum == nil {
+		r, err := b.Open()
+		if err != nil {
+			return err
+		}
+		defer r.Close()
+		hash := sha256.New()
+		if _, err := io.Copy(hash, r); err != nil {
+			return fmt.Errorf("read input: %w", err)
+		}
+		sum = hash.Sum(nil)
 	}
-	defer r.Close()
-	hash := sha256.New()
-	if _, err := io.Copy(hash, r); err != nil {
-		return fmt.Errorf("read input: %w", err)
-	}
-	if sum := hash.Sum(nil); subtle.ConstantTimeCompare(sum, want) == 0 {
+	if subtle.ConstantTimeCompare(sum, want) == 0 {
 		return worker.Invalidf("the input has the SHA-256 %x, not %x as its spec says", sum, want)
 	}
 	return nil

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"sync"
 	"time"
@@ -56,6 +57,7 @@ type Job struct {
 	touched  time.Time
 	size     int64  // of the input once it is closed, before that -1
 	data     []byte // the input, if the record has it
+	sha256   []byte // of the input, if it is wanted and known
 	attempt  int    // how often the function was begun
 	killed   int    // under how many of these its worker died, in this process
 	call     *worker.Call
@@ -88,7 +90,7 @@ func (j *Job) Spec() Spec {
 
 // Input takes the payload of a job without a name. Its bytes count as received
 // as they are written.
-func (j *Job) Input() *spool.Writer { return j.in.(*streamInput).w }
+func (j *Job) Input() io.Writer { return j.in.(*streamInput) }
 
 // Committed is how many bytes of the input there are. For a durable job they
 // survive the death of the process.
@@ -195,28 +197,29 @@ func (j *Job) Ready(spec Spec) (run func(), err error) {
 	j.mu.Lock()
 	j.spec = spec
 	j.mu.Unlock()
-	return j.ready(blob)
+	return j.ready(blob, j.in.sum(blob.Size()))
 }
 
 // start lets the job run on its input.
-func (j *Job) start(blob *spool.Blob) error {
-	run, err := j.ready(blob)
+func (j *Job) start(blob *spool.Blob, sum []byte) error {
+	run, err := j.ready(blob, sum)
 	if err == nil {
 		go run()
 	}
 	return err
 }
 
-// ready says that the job has its input; run has the function run. A durable job is
+// ready says that the job has its input, and its SHA-256 if that is known; run has the
+// function run. A durable job is
 // left for the next process when this one shuts down.
-func (j *Job) ready(blob *spool.Blob) (run func(), err error) {
+func (j *Job) ready(blob *spool.Blob, sum []byte) (run func(), err error) {
 	defer j.changed.send()
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	if j.ending {
 		return nil, cmp.Or(j.err, context.Cause(j.ctx), errEnded)
 	}
-	j.size = blob.Size()
+	j.size, j.sha256 = blob.Size(), sum
 	if j.named {
 		j.state = Queued
 	}
@@ -319,6 +322,7 @@ func (j *Job) runFunction(blob *spool.Blob, out *outputWriter) (json.RawMessage,
 		Kwargs:     j.spec.Kwargs,
 		Metadata:   j.spec.Metadata,
 		Input:      blob,
+		SHA256:     j.sha256,
 		Report:     reporter{j},
 		Begin:      j.begin,
 		OpenOutput: out.open,
@@ -602,7 +606,7 @@ func (j *Job) resume() {
 	j.mu.Lock()
 	j.placed = placed
 	j.mu.Unlock()
-	if err := j.start(blob); err != nil {
+	if err := j.start(blob, nil); err != nil {
 		j.log().Info("job not started", "err", errors.Join(err, blob.Remove()))
 		return
 	}

@@ -55,6 +55,9 @@ type Config struct {
 	// MaxPayload is the largest input and the largest output, in bytes, default
 	// no limit but the spool's budget.
 	MaxPayload int64
+	// Digest says whether a function wants the SHA-256 of its input, which is then
+	// computed while that arrives; default none does.
+	Digest func(fn string) bool
 	// EventTail is how many events a job keeps, default 256.
 	EventTail int
 	// Logger takes what the jobs tell, default slog.Default().
@@ -65,6 +68,7 @@ type Config struct {
 type Table struct {
 	cfg    Config
 	log    *slog.Logger
+	blocks sync.Pool       // of *block, for digesters
 	store  *store          // nil without Config.Store
 	ctx    context.Context //nolint:containedctx // of records that wait for space; ends with Close
 	cancel context.CancelFunc
@@ -94,10 +98,13 @@ func NewTable(cfg Config) (*Table, error) {
 	if cfg.Explain == nil {
 		cfg.Explain = func(err error) *ExplainedError { return &ExplainedError{Message: err.Error()} }
 	}
+	if cfg.Digest == nil {
+		cfg.Digest = func(string) bool { return false }
+	}
 	ctx, cancel := context.WithCancel(context.Background())
 	t := &Table{
 		cfg: cfg, log: cfg.Logger, ctx: ctx, cancel: cancel, jobs: map[string]*Job{}, functions: map[*Job]bool{},
-		draining: make(chan struct{}), empty: make(chan struct{}),
+		draining: make(chan struct{}), empty: make(chan struct{}), blocks: sync.Pool{New: func() any { return new(block) }},
 	}
 	if cfg.Store == "" {
 		return t, nil
@@ -220,10 +227,14 @@ func (t *Table) newJob(id string, spec Spec, named bool) *Job {
 		spec:    spec,
 		size:    -1,
 	}
+	var digest *digester
+	if t.cfg.Digest(spec.Func) {
+		digest = newDigester(&t.blocks)
+	}
 	if named {
-		j.in = &fileInput{spool: t.cfg.Spool, name: j.inputName(), limit: t.cfg.MaxPayload}
+		j.in = &fileInput{spool: t.cfg.Spool, name: j.inputName(), limit: t.cfg.MaxPayload, digest: digest}
 	} else {
-		j.in = &streamInput{w: t.cfg.Spool.Create(t.cfg.MaxPayload)}
+		j.in = &streamInput{w: t.cfg.Spool.Create(t.cfg.MaxPayload), digest: digest}
 	}
 	return j
 }

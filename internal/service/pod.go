@@ -170,6 +170,7 @@ func Open(cfg Config) (*Pod, error) {
 		Spool: p.spool, Runner: p.pool, Store: filepath.Join(cfg.DataDir, "jobs.db"),
 		Explain: func(err error) *job.ExplainedError { return explain(err, cfg.Logger) },
 		TTL:     cfg.JobTTL, MaxAttempts: cfg.MaxAttempts, MaxPayload: cfg.MaxPayload, Logger: cfg.Logger,
+		Digest: p.wantsDigest,
 	})
 	if err != nil {
 		return nil, errors.Join(err, p.pool.Close(context.Background()), p.closeModel(), lock.Unlock())
@@ -218,6 +219,12 @@ func (p *Pod) onVersion(version string, up bool) {
 		status = grpchealth.StatusServing
 	}
 	p.health.SetStatus(versionService+version, status)
+}
+
+// wantsDigest says whether a function wants the SHA-256 of its payload.
+func (p *Pod) wantsDigest(fn string) bool {
+	f, err := p.pool.Describe().Function(fn)
+	return err == nil && f.Digest
 }
 
 // closeModel lets go of what the model has besides its instances.

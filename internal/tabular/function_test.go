@@ -95,6 +95,22 @@ func TestSHA256(t *testing.T) {
 	}
 }
 
+// A digest that is known is not computed again.
+func TestSHA256Known(t *testing.T) {
+	m := openModel(t, t.TempDir())
+	if f, err := m.Describe().Function("sha256"); err != nil || !f.Digest {
+		t.Errorf("%+v, %v", f, err)
+	}
+	var r run
+	got, err := r.on(t.Context(), m, &worker.Call{Func: "sha256", Input: newBlob(t, []byte("abc")), SHA256: []byte{1, 0xab}})
+	if err != nil || string(got) != `{"sha256":"01ab","size":3}` {
+		t.Errorf("result %s, error %v", got, err)
+	}
+	if diff := cmp.Diff([]string{"3/3 bytes"}, r.progress); diff != "" {
+		t.Errorf("progress: %s", diff)
+	}
+}
+
 func TestEcho(t *testing.T) {
 	m := openModel(t, t.TempDir())
 	for _, n := range sizes {

@@ -71,6 +71,9 @@ type Function struct {
 	// what it runs on: it runs on the default version, and instances of the version
 	// that it has made are replaced.
 	MakesVersion bool
+	// Digest says that the function wants its call's SHA256, which is then computed
+	// while the payload arrives.
+	Digest bool
 }
 
 // NoPayload is the Function.Payload of functions that take none.
@@ -93,6 +96,7 @@ type Call struct {
 	Kwargs   json.RawMessage   // a JSON object without reserved keys
 	Metadata map[string]string // the caller's metadata, keys in lower case
 	Input    *spool.Blob       // the payload, possibly empty, never nil
+	SHA256   []byte            // of Input; nil unless the function declares Digest, or if it is not known, as after a restart in mid-upload
 	Attempt  int               // how often the job was begun, from 1; set by Begin
 	Deadline time.Time         // when the caller gives up; zero if it doesn't say
 
