@@ -209,9 +209,9 @@ func (j *Job) start(blob *spool.Blob, sum []byte) error {
 	return err
 }
 
-// ready says that the job has its input, and its SHA-256 if that is known; run has the
-// function run. A durable job is
-// left for the next process when this one shuts down.
+// ready says that the job has its input, with the SHA-256 sum if that is known; run has
+// the function run. A durable job is left for the next process when this one shuts
+// down.
 func (j *Job) ready(blob *spool.Blob, sum []byte) (run func(), err error) {
 	defer j.changed.send()
 	j.mu.Lock()

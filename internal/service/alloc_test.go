@@ -146,7 +146,7 @@ func BenchmarkUpload(b *testing.B) {
 // An upload may allocate 24 MiB for each GiB, in server and HTTP client
 // together.
 func TestUploadAllocations(t *testing.T) {
-	const size, limit = 1 << 30, 24 << 20
+	const size, limit = 1 << 30, 20 << 20
 	for _, test := range []struct {
 		procedure string
 		chunk     int
@@ -157,11 +157,19 @@ func TestUploadAllocations(t *testing.T) {
 	} {
 		tp := startPod(t, nil)
 		tp.uploadPlain(t, test.procedure, test.chunk, 1) // connect
-		var before, after runtime.MemStats
-		runtime.ReadMemStats(&before)
-		tp.uploadPlain(t, test.procedure, test.chunk, size/test.chunk)
-		runtime.ReadMemStats(&after)
-		got := after.TotalAlloc - before.TotalAlloc
+		var got uint64
+		for try := range 3 { // on a busy machine pools are emptied more often
+			var before, after runtime.MemStats
+			runtime.ReadMemStats(&before)
+			tp.uploadPlain(t, test.procedure, test.chunk, size/test.chunk)
+			runtime.ReadMemStats(&after)
+			if n := after.TotalAlloc - before.TotalAlloc; try == 0 || n < got {
+				got = n
+			}
+			if got <= limit {
+				break
+			}
+		}
 		t.Logf("%s, chunks of %d: %.1f MiB allocated for %d MiB", test.procedure, test.chunk, float64(got)/(1<<20), size>>20)
 		if got > limit {
 			t.Errorf("%s, chunks of %d: %.1f MiB allocated for %d MiB, want at most %d",
