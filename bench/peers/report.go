@@ -1,6 +1,7 @@
 package main
 
 import (
+	_ "embed"
 	"fmt"
 	"os/exec"
 	"runtime"
@@ -11,7 +12,7 @@ import (
 // preamble begins the page.
 const preamble = `# Benchmarks
 
-aipod against the same job done with other things. This page is written by a program; all its figures are measured. To reproduce it, on Debian 12 or newer:
+aipod against the same job done with other things. All but the notes at its end is written by a program, and measured. To reproduce it, on Debian 12 or newer:
 
 ` + "```sh" + `
 bench/peers/run.sh                  # all rows, about 40 minutes
@@ -28,6 +29,11 @@ Cells are the median (least–most) of the runs. A ratio is taken within each tu
 
 Each single run is in [bench/peers/results](../bench/peers/results), the peers in [bench/peers](../bench/peers).
 `
+
+// notes end the page. They are written by hand.
+//
+//go:embed notes.md
+var notes string
 
 // report makes the page of what is in a directory. It returns how many targets
 // were missed.
@@ -66,7 +72,7 @@ func report(all []row, dir string) (page string, missed int, err error) {
 	}
 	fmt.Fprintf(&head, "- %s\n", versions())
 	fmt.Fprintf(&head, "\n## Targets\n\n| row | table | what | target | measured | |\n|---|---|---|--:|--:|---|\n%s", summary.String())
-	return head.String() + body.String(), missed, nil
+	return head.String() + body.String() + notes, missed, nil
 }
 
 // writeTable writes the figures of a table, and what became of its targets.

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"runtime/debug"
 	"time"
 
 	"github.com/aipod/aipod/bench/peers/peer"
@@ -15,6 +16,7 @@ import (
 )
 
 func main() {
+	debug.SetGCPercent(30) // as cmd/client does
 	os.Exit(peer.Main(peer.Program{Ops: map[string]peer.Op{"upload": upload, "store": store, "download": download, "echo": echo}}))
 }
 
