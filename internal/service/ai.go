@@ -130,6 +130,7 @@ func (h *aiHandler) call(ctx context.Context, conn connect.StreamingHandlerConn,
 			// all else that ends the call ends its job.
 			select {
 			case <-beat.next():
+				beat.heard()
 				if err := sendPong(exchange, conn); err != nil {
 					return err
 				}
@@ -156,6 +157,7 @@ func (h *aiHandler) call(ctx context.Context, conn connect.StreamingHandlerConn,
 			}
 			return err
 		case <-beat.next():
+			beat.heard()
 			if err := sendPong(exchange, conn); err != nil {
 				return err
 			}

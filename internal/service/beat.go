@@ -54,7 +54,7 @@ func (b *beats) join(interval time.Duration) *listener {
 		b.pulses[interval] = p
 	}
 	p.users++
-	return &listener{beats: b, pulse: p}
+	return &listener{beats: b, pulse: p, due: *p.next.Load()}
 }
 
 // renew makes the channel of the next beat.
@@ -82,14 +82,18 @@ func (b *beats) beat(p *pulse) {
 	p.timer.Reset(p.due.Sub(now))
 }
 
-// A listener is one stream's share in a pulse.
+// A listener is one stream's share in a pulse. It belongs to one goroutine.
 type listener struct {
 	beats *beats
 	pulse *pulse
+	due   <-chan struct{}
 }
 
-// next is closed at the next beat.
-func (l *listener) next() <-chan struct{} { return *l.pulse.next.Load() }
+// next is closed at the next beat. Who has waited for it calls heard before it sends:
+// if that takes long, the beat that comes meanwhile is late, and not left out.
+func (l *listener) next() <-chan struct{} { return l.due }
+
+func (l *listener) heard() { l.due = *l.pulse.next.Load() }
 
 func (l *listener) leave() {
 	l.beats.mu.Lock()

@@ -63,6 +63,7 @@ func (h *jobHandler) awaitOpen(ctx context.Context, in *runInput, send func(*aip
 		case <-ctx.Done():
 			return nil, context.Cause(ctx)
 		case <-beat.next():
+			beat.heard()
 			m := &aipodv1.Event{Time: timestamppb.Now(), Event: &aipodv1.Event_Heartbeat{Heartbeat: &aipodv1.Heartbeat{}}}
 			if err := send(m); err != nil {
 				return nil, err

@@ -102,7 +102,7 @@ func (v *view) follow(ctx context.Context, stop <-chan error) error {
 		return err
 	}
 	for {
-		changed, next := v.job.Changed(), beat.next()
+		changed := v.job.Changed()
 		ended := isClosed(v.job.Done())
 		more, err := v.catchUp()
 		switch {
@@ -132,7 +132,8 @@ func (v *view) follow(ctx context.Context, stop <-chan error) error {
 		case <-v.pod.stopped:
 			return job.ErrShutdown
 		case <-changed:
-		case <-next:
+		case <-beat.next():
+			beat.heard()
 			if err := v.beat(); err != nil {
 				return err
 			}
