@@ -150,6 +150,7 @@ func TestBenchUsage(t *testing.T) {
 
 // Ctrl-C ends a run; what was measured is reported.
 func TestBenchInterrupted(t *testing.T) {
+	t.Parallel()
 	ctx, cancel := context.WithTimeout(t.Context(), 1200*time.Millisecond)
 	defer cancel()
 	got := (&session{ctx: ctx, terminal: true}).run(t, "bench", "call", "-d", "1h", "--repeat", "3")

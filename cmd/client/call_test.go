@@ -362,6 +362,7 @@ func TestCallPrintsEvents(t *testing.T) {
 }
 
 func TestCallPayloadThatBreaks(t *testing.T) {
+	t.Parallel()
 	for _, mode := range []string{"--legacy=false", "--legacy"} {
 		s := &session{stdin: io.MultiReader(strings.NewReader("some"), iotest.ErrReader(errors.New("the tape is torn")))}
 		got := s.run(t, "call", "sha256", "-f", "-", mode, "--job-id", "j")

@@ -105,6 +105,7 @@ func TestCompletion(t *testing.T) {
 
 // A pod that doesn't answer costs a second, not more.
 func TestCompletionOfAPodThatHangs(t *testing.T) {
+	t.Parallel()
 	began := time.Now()
 	got, _ := completions(t, &session{addr: silent(t)}, "call", "")
 	if took := time.Since(began); len(got) > 0 || took < completionTime || took > completionTime+2*time.Second {

@@ -182,6 +182,7 @@ func TestJobsCancel(t *testing.T) {
 // Ctrl-C leaves a named job alone and says how to come back; attach then gets the
 // result.
 func TestInterruptDetaches(t *testing.T) {
+	t.Parallel()
 	const id = "jobs-detach"
 	ended, interrupt := startJob(t, id, "2")
 	interrupt()
@@ -203,6 +204,7 @@ func TestInterruptDetaches(t *testing.T) {
 
 // The second Ctrl-C cancels the job, of a call and of attach.
 func TestInterruptTwiceCancels(t *testing.T) {
+	t.Parallel()
 	for _, terminal := range []bool{false, true} {
 		const id = "jobs-interrupted"
 		_, leave := startJob(t, id, "60")

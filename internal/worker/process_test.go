@@ -528,6 +528,7 @@ func TestProcessCancel(t *testing.T) {
 // TestProcessCancelSpares lets the neighbours of a canceled call end before the
 // process is signaled.
 func TestProcessCancelSpares(t *testing.T) {
+	t.Parallel()
 	r := newRig(t, func(c *CommandConfig) { c.Slots = 2; c.CancelGrace = 100 * time.Millisecond })
 	ctx, cancel := context.WithCancel(t.Context())
 	canceled, neighbour := make(chan error, 1), make(chan error, 1)
@@ -555,6 +556,7 @@ func TestProcessCancelSpares(t *testing.T) {
 }
 
 func TestProcessCallTimeout(t *testing.T) {
+	t.Parallel()
 	r := newRig(t, func(c *CommandConfig) { c.CallTimeout = 300 * time.Millisecond })
 	_, err := r.Call(t.Context(), r.call("j", testKwargs{What: "sleep", Millis: 60_000}))
 	var timeout *TimeoutError
@@ -618,6 +620,7 @@ func TestProcessIsReplaced(t *testing.T) {
 
 // TestProcessGroupEnds kills a worker that has children of its own.
 func TestProcessGroupEnds(t *testing.T) {
+	t.Parallel()
 	r := newRig(t, nil)
 	value, err := r.Call(t.Context(), r.call("j", testKwargs{What: "orphan"}))
 	if err != nil {

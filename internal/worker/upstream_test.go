@@ -607,6 +607,7 @@ func TestUpstreamEcho(t *testing.T) {
 
 // TestUpstreamAnswersEarly has servers that do not read all of the payload.
 func TestUpstreamAnswersEarly(t *testing.T) {
+	t.Parallel()
 	for name, status := range map[string]int{"well": http.StatusOK, "refuses": http.StatusRequestEntityTooLarge} {
 		t.Run(name, func(t *testing.T) {
 			_, inst := loadUpstream(t, serveUpstream(t, func(w http.ResponseWriter, r *http.Request) {
@@ -647,6 +648,7 @@ func readers(path string) (n int) {
 // TestUpstreamHangsUp has a server that answers, and closes the connection
 // without having read the payload, which resets it.
 func TestUpstreamHangsUp(t *testing.T) {
+	t.Parallel()
 	for name, answer := range map[string]string{
 		"well":    "200 OK\r\nContent-Type: application/json\r\nContent-Length: 8\r\n\r\n\"enough\"",
 		"refuses": "413 Too Large\r\nContent-Length: 6\r\n\r\nenough",
@@ -723,6 +725,7 @@ func TestUpstreamCanceled(t *testing.T) {
 
 // TestUpstreamCanceledAsItReads has a server that has not got all of the payload.
 func TestUpstreamCanceledAsItReads(t *testing.T) {
+	t.Parallel()
 	errGone := errors.New("gone")
 	ctx, cancel := context.WithCancelCause(t.Context())
 	defer cancel(nil)

@@ -108,6 +108,7 @@ func mustRun(t *testing.T, cfg Config) *measure.Run {
 // A server that stands still for a second is seen by an open loop over the wire,
 // too.
 func TestStallOverTheWire(t *testing.T) {
+	t.Parallel()
 	var stall sync.Once
 	begin := time.Now()
 	addr := servePod(t, &fakePod{run: func(ctx context.Context, send func(*aipodv1.Event) error, input []byte) error {
@@ -167,6 +168,7 @@ func TestWrongResults(t *testing.T) {
 
 // A server that beats late, once by 150 ms, and leaves out one heartbeat.
 func TestIdleLateness(t *testing.T) {
+	t.Parallel()
 	const interval = 200 * time.Millisecond
 	var beats []time.Duration
 	for n := range 10 {
