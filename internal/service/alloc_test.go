@@ -10,7 +10,6 @@ import (
 	"encoding/binary"
 	"encoding/json"
 	"io"
-	"net/http"
 	"runtime"
 	"testing"
 
@@ -107,17 +106,7 @@ func (tp *testPod) uploadPlain(t testing.TB, procedure string, chunk, n int) {
 	if procedure == aipodv1connect.JobServiceRunProcedure {
 		body = newRepeatedRun(t, chunk, n)
 	}
-	req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, tp.url+procedure, body)
-	if err != nil {
-		t.Fatal(err)
-	}
-	req.Header.Set("Content-Type", "application/grpc")
-	req.Header.Set("Te", "trailers")
-	req.Header.Set(headerFunc, "hello")
-	res, err := tp.http.Do(req)
-	if err != nil {
-		t.Fatal(err)
-	}
+	res := tp.postGRPC(t, procedure, "hello", body)
 	defer res.Body.Close()
 	answer, err := io.ReadAll(res.Body)
 	if err != nil || !bytes.Contains(answer, []byte(`"hello"`)) || res.Trailer.Get("Grpc-Status") != "0" {
@@ -195,16 +184,7 @@ func (tp *testPod) downloadPlain(t testing.TB, id string, size int64) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, tp.url+aipodv1connect.JobServiceWatchJobProcedure, bytes.NewReader(envelope(m)))
-	if err != nil {
-		t.Fatal(err)
-	}
-	req.Header.Set("Content-Type", "application/grpc")
-	req.Header.Set("Te", "trailers")
-	res, err := tp.http.Do(req)
-	if err != nil {
-		t.Fatal(err)
-	}
+	res := tp.postGRPC(t, aipodv1connect.JobServiceWatchJobProcedure, "", bytes.NewReader(envelope(m)))
 	defer res.Body.Close()
 	n, err := io.Copy(io.Discard, res.Body)
 	if err != nil || n < size || res.Trailer.Get("Grpc-Status") != "0" {

@@ -363,3 +363,20 @@ func wantCode(t testing.TB, err error, code connect.Code, what string) {
 		t.Errorf("got error %v, want %v: …%s…", err, code, what)
 	}
 }
+
+// postGRPC makes a gRPC call without a gRPC client. The caller closes the body.
+func (tp *testPod) postGRPC(t testing.TB, procedure, fn string, body io.Reader) *http.Response {
+	t.Helper()
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, tp.url+procedure, body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.Header.Set("Content-Type", "application/grpc")
+	req.Header.Set("Te", "trailers")
+	req.Header.Set(headerFunc, fn)
+	res, err := tp.http.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return res
+}

@@ -5,7 +5,6 @@ import (
 	"encoding/binary"
 	"fmt"
 	"io"
-	"net/http"
 	"strings"
 	"testing"
 	"time"
@@ -307,16 +306,7 @@ func TestRunIsRefusedTrailersOnly(t *testing.T) {
 	body, more := io.Pipe()
 	defer func() { _ = more.Close() }()
 	go more.Write(append(binary.BigEndian.AppendUint32([]byte{0}, uint32(len(m))), m...)) //nolint:errcheck // ends with the pipe
-	req, err := http.NewRequestWithContext(soon(t), http.MethodPost, tp.url+aipodv1connect.JobServiceRunProcedure, body)
-	if err != nil {
-		t.Fatal(err)
-	}
-	req.Header.Set("Content-Type", "application/grpc")
-	req.Header.Set("Te", "trailers")
-	res, err := tp.http.Do(req)
-	if err != nil {
-		t.Fatal(err)
-	}
+	res := tp.postGRPC(t, aipodv1connect.JobServiceRunProcedure, "", body)
 	defer res.Body.Close()
 	if got := res.Header.Get("Grpc-Status"); got != "12" {
 		t.Errorf("status %q in the headers %v", got, res.Header)

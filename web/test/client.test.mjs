@@ -5,6 +5,7 @@ import { combine, crc32c } from "../.test/client/crc32c.js";
 import { codeName } from "../.test/client/errors.js";
 import { newId } from "../.test/client/id.js";
 import { Rate } from "../.test/client/rate.js";
+import { readPieces, ReadError } from "../.test/client/read.js";
 import { Backoff, Turns } from "../.test/client/wait.js";
 
 const pattern = (n) => Uint8Array.from({ length: n }, (_, i) => (i * 2654435761) >>> 13);
@@ -72,4 +73,31 @@ test("Turns are given in order", async () => {
   await Promise.all(others);
   assert.deepEqual(order, [1, 2]);
   assert.equal(turns.tryTake(), true);
+});
+
+/** A file of which the first so many reads never end. */
+function losing(data, lost) {
+  return {
+    size: data.length,
+    slice: (start, end) => losing(data.subarray(start, end), lost),
+    arrayBuffer: () => (lost.count-- > 0 ? new Promise(() => {}) : Promise.resolve(data.slice().buffer)),
+  };
+}
+
+test("readPieces asks again for what is lost, and gives up in the end", async (t) => {
+  t.mock.timers.enable({ apis: ["setTimeout"] });
+  const passing = async (reading) => {
+    let over = false;
+    reading.finally(() => (over = true)).catch(() => {});
+    while (!over) {
+      t.mock.timers.tick(10_000);
+      await new Promise((resolve) => setImmediate(resolve));
+    }
+    return reading;
+  };
+  const data = pattern(600 << 10);
+  const got = [];
+  await passing(readPieces(losing(data, { count: 2 }), (piece) => got.push(Buffer.from(piece))));
+  assert.deepEqual(new Uint8Array(Buffer.concat(got)), data);
+  await assert.rejects(passing(readPieces(losing(data, { count: 3 }), () => {})), ReadError);
 });
