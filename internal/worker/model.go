@@ -114,6 +114,8 @@ type Call struct {
 	// size bytes of it are there and final. json says that the whole is a JSON
 	// value, a result that is too large for memory.
 	AdoptOutput func(path string, json bool) (grow func(size int64) error, err error)
+
+	ticket uint64 // its last one's number, which its pool's lock guards
 }
 
 // A Reporter takes the signs of life of a running call.

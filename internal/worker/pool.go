@@ -50,7 +50,7 @@ type Pool struct {
 	mu        sync.Mutex
 	instances []*instance
 	fates     map[string]*fate // by version, of those that have died lately
-	queue     []*ticket        // waiting, in order of arrival
+	queue     queue
 	running   int
 	closed    bool
 	idle      chan struct{} // closed when closed and running == 0
@@ -63,20 +63,6 @@ type instance struct {
 	busy    int      // slots taken
 	retired bool     // gets no more calls, and is closed when none runs
 	dropped bool     // is being closed
-}
-
-// A ticket is a call that waits for a slot.
-type ticket struct {
-	call    *Call
-	version string
-	observe func(Stage)
-	grant   chan grant // capacity 1, gets exactly one
-	loading bool       // an instance is being loaded for it
-}
-
-type grant struct {
-	instance *instance
-	err      error
 }
 
 // A Stage is how far a call has come in the pool.
@@ -188,12 +174,7 @@ func (p *Pool) Full() error {
 func (p *Pool) Position(c *Call) int {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	for i, t := range p.queue {
-		if t.call == c {
-			return i + 1
-		}
-	}
-	return 0
+	return p.queue.find(c.ticket) + 1
 }
 
 func (p *Pool) queueFull() error {
@@ -211,12 +192,9 @@ func (p *Pool) acquire(ctx context.Context, c *Call, version string, observe fun
 	case <-ctx.Done():
 	}
 	p.mu.Lock()
-	i := slices.Index(p.queue, t)
-	if i >= 0 {
-		p.queue = slices.Delete(p.queue, i, i+1)
-	}
+	removed := p.queue.remove(t)
 	p.mu.Unlock()
-	if i < 0 { // granted meanwhile
+	if !removed { // granted meanwhile
 		if g := <-t.grant; g.err == nil {
 			p.release(g.instance)
 		}
@@ -231,25 +209,17 @@ func (p *Pool) enqueue(t *ticket) error {
 		return ErrClosed
 	}
 	t.observe(Queued)
-	p.queue = append(p.queue, t)
+	p.queue.push(t)
 	p.dispatch()
 	if len(t.grant) == 0 && !t.loading && p.waiting() > max(p.cfg.Queue, 0) {
-		p.queue = slices.DeleteFunc(p.queue, func(q *ticket) bool { return q == t })
+		p.queue.remove(t)
 		return p.queueFull()
 	}
 	return nil
 }
 
 // waiting counts the calls that the queue's bound is for. p.mu is held.
-func (p *Pool) waiting() int {
-	n := 0
-	for _, t := range p.queue {
-		if !t.loading {
-			n++
-		}
-	}
-	return n
-}
+func (p *Pool) waiting() int { return len(p.queue.tickets) - p.queue.loading }
 
 func (p *Pool) release(inst *instance) {
 	p.mu.Lock()
@@ -269,40 +239,44 @@ func (p *Pool) release(inst *instance) {
 // in an instance that is being loaded, or an instance of its own, for which an
 // idle one of another version makes room. p.mu is held.
 func (p *Pool) dispatch() {
-	if len(p.queue) == 0 {
-		return
-	}
-	promised := map[*instance]int{}  // slots of loading instances
-	reserved := map[*instance]bool{} // emptied for a call that came earlier
-	rest := p.queue[:0]
-	for _, t := range p.queue {
+	var (
+		promised map[*instance]int  // slots of loading instances
+		reserved map[*instance]bool // emptied for a call that came earlier
+	)
+	p.queue.serve(func(t *ticket) chance {
 		if inst := p.free(t.version, reserved); inst != nil {
 			inst.busy++
 			p.running++
 			t.grant <- grant{instance: inst}
-			continue
+			return served
 		}
-		rest = append(rest, t)
 		inst := p.coming(t.version, promised)
 		if inst == nil {
 			inst = p.load(t.version)
 		}
 		if inst != nil {
+			if promised == nil {
+				promised = map[*instance]int{}
+			}
 			promised[inst]++
 			if !t.loading {
-				t.loading = true
+				p.queue.load(t)
 				t.observe(Loading)
 			}
-			continue
+			return waits
 		}
 		// No room: the least busy instance takes no more calls that came later,
 		// or a busy version would starve the others.
-		if victim := p.leastBusy(t.version, reserved); victim != nil {
-			reserved[victim] = true
+		victim := p.leastBusy(t.version, reserved)
+		if victim == nil {
+			return stuck
 		}
-	}
-	clear(p.queue[len(rest):])
-	p.queue = rest
+		if reserved == nil {
+			reserved = map[*instance]bool{}
+		}
+		reserved[victim] = true
+		return waits
+	})
 }
 
 func (p *Pool) free(version string, reserved map[*instance]bool) *instance {
@@ -408,7 +382,7 @@ func (p *Pool) loadEnded(inst *instance, loaded Instance, err error) {
 
 // refuse ends the waiting calls that match. p.mu is held.
 func (p *Pool) refuse(err error, match func(*ticket) bool) {
-	p.queue = slices.DeleteFunc(p.queue, func(t *ticket) bool {
+	p.queue.removeIf(func(t *ticket) bool {
 		if !match(t) {
 			return false
 		}

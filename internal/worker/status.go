@@ -37,7 +37,7 @@ const (
 func (p *Pool) Status() Status {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	s := Status{MaxInstances: p.cfg.Instances, Queued: len(p.queue), MaxQueue: max(p.cfg.Queue, 0)}
+	s := Status{MaxInstances: p.cfg.Instances, Queued: len(p.queue.tickets), MaxQueue: max(p.cfg.Queue, 0)}
 	for _, inst := range p.instances {
 		state := InstanceReady
 		switch {
