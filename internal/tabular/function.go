@@ -112,6 +112,23 @@ func (w *word) UnmarshalJSON(data []byte) error {
 	return nil
 }
 
+// wordOf is the word of a decoded value; none of null.
+func wordOf(value any) (word, error) {
+	switch value := value.(type) {
+	case nil:
+		return "", nil
+	case string:
+		return word(value), nil
+	case json.Number:
+		return word(value), nil
+	}
+	text, err := json.Marshal(value)
+	if err != nil {
+		return "", err
+	}
+	return "", fmt.Errorf("expected a string, not %s", quote(string(text)))
+}
+
 // decodeKwargs is c.DecodeKwargs, but no kwargs at all are fine too.
 func decodeKwargs(c *worker.Call, dst any) error {
 	if len(bytes.TrimSpace(c.Kwargs)) == 0 {
@@ -138,26 +155,23 @@ type helloResult struct {
 
 func (i instance) hello(_ context.Context, c *worker.Call) (any, error) {
 	var kwargs struct { // any others are ignored
-		Name    json.RawMessage `json:"name"`
-		Version json.RawMessage `json:"version"`
+		Name    any `json:"name"`
+		Version any `json:"version"`
 	}
 	if len(c.Kwargs) > 0 {
-		if err := json.Unmarshal(c.Kwargs, &kwargs); err != nil {
+		dec := json.NewDecoder(bytes.NewReader(c.Kwargs))
+		dec.UseNumber()
+		if err := dec.Decode(&kwargs); err != nil {
 			return nil, worker.Invalidf("kwargs of %q: %s", c.Func, err)
 		}
 	}
-	var name, version word
-	for _, field := range []struct {
-		key   string
-		value json.RawMessage
-		dst   *word
-	}{{"name", kwargs.Name, &name}, {"version", kwargs.Version, &version}} {
-		if field.value == nil {
-			continue
-		}
-		if err := json.Unmarshal(field.value, field.dst); err != nil {
-			return nil, worker.Invalidf("kwargs of %q: %s: %s", c.Func, field.key, err)
-		}
+	name, err := wordOf(kwargs.Name)
+	if err != nil {
+		return nil, worker.Invalidf("kwargs of %q: name: %s", c.Func, err)
+	}
+	version, err := wordOf(kwargs.Version)
+	if err != nil {
+		return nil, worker.Invalidf("kwargs of %q: version: %s", c.Func, err)
 	}
 	whom := cmp.Or(string(name), "world")
 	return helloResult{Hello: whom, Name: whom, Model: "tabular", Version: i.named(version, c)}, nil
