@@ -8,6 +8,7 @@ import (
 	"io"
 	"net/http"
 	"regexp"
+	"runtime"
 	"strings"
 	"sync"
 	"time"
@@ -120,10 +121,20 @@ func (h *aiHandler) call(ctx context.Context, conn connect.StreamingHandlerConn,
 	}()
 	defer endReads(ctx, all) // whatever it says: the call ends for another reason
 
+	exchange := transport.ExchangeOf(ctx)
+	exchange.Hold()
 	if err := conn.Send(pong); err != nil {
 		return err
 	}
-	exchange := transport.ExchangeOf(ctx)
+	// On a busy pod the receiver comes to its turn before this goroutine does, and a
+	// small call's answer leaves together with its first heartbeat.
+	runtime.Gosched()
+	if isClosed(done) {
+		return h.answer(conn, j, up)
+	}
+	if err := exchange.Release(); err != nil {
+		return err
+	}
 	for {
 		if received == nil && j != nil && !j.Named() {
 			// Thousands wait here. Each channel of a select costs with each beat, and

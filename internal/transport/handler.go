@@ -55,10 +55,14 @@ func without(list, name string) string {
 func Middleware(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		rc := http.NewResponseController(w)
-		x := &Exchange{controller: rc, w: w}
-		r = r.WithContext(context.WithValue(r.Context(), exchangeKey{}, x))
 		contentType := r.Header.Get("Content-Type")
-		x.envelopes = hasEnvelopes(contentType)
+		x := &Exchange{controller: rc, w: w, envelopes: hasEnvelopes(contentType)}
+		r = r.WithContext(context.WithValue(r.Context(), exchangeKey{}, x))
+		if isStream(contentType) {
+			x.answer.ResponseWriter = w
+			w = &x.answer
+			x.w = w
+		}
 		switch {
 		case r.ProtoMajor == 1 && isStream(contentType):
 			// connect refuses bidi streams over HTTP/1.1, but net/http can write
@@ -96,6 +100,7 @@ type Exchange struct {
 	controller *http.ResponseController
 	w          http.ResponseWriter // that connect writes to
 	envelopes  bool                // each message is an envelope of protobuf
+	answer     answer              // of a stream: what is around the server's own
 }
 
 type exchangeKey struct{}
@@ -114,6 +119,38 @@ func Controller(ctx context.Context) *http.ResponseController {
 	}
 	return nil
 }
+
+// Hold has what is sent wait for Release, or for the end of the call. It is for the
+// answers of streams, and does nothing for others.
+func (x *Exchange) Hold() {
+	if x != nil {
+		x.answer.held = true
+	}
+}
+
+// Release sends what has waited since Hold.
+func (x *Exchange) Release() error {
+	if x == nil || !x.answer.held {
+		return nil
+	}
+	x.answer.held = false
+	return x.controller.Flush()
+}
+
+// An answer is a ResponseWriter whose flushes can be held back.
+type answer struct {
+	http.ResponseWriter
+	held bool
+}
+
+func (a *answer) Flush() {
+	if f, ok := a.ResponseWriter.(http.Flusher); ok && !a.held {
+		f.Flush()
+	}
+}
+
+// Unwrap is for http.ResponseController.
+func (a *answer) Unwrap() http.ResponseWriter { return a.ResponseWriter }
 
 // Envelope is a message of protobuf as gRPC, gRPC-Web and Connect have it in a
 // stream, not compressed: a byte of flags, four with the length, and the message.

@@ -10,11 +10,13 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"slices"
 	"testing"
 	"time"
 
 	"connectrpc.com/connect"
 	"github.com/klauspost/compress/gzip"
+	"golang.org/x/net/http2"
 	"google.golang.org/protobuf/proto"
 
 	"github.com/aipod/aipod/gen/ai"
@@ -265,4 +267,92 @@ func readResponse(t *testing.T, r *bufio.Reader) *http.Response {
 	}
 	t.Cleanup(func() { _ = res.Body.Close() })
 	return res
+}
+
+// What is held leaves in one frame, when it is released or the call ends.
+func TestHold(t *testing.T) {
+	pong := &ai.Raw{Data: []byte("PONG")}
+	for _, test := range []struct {
+		name    string
+		release bool
+		want    int // DATA frames
+	}{{"to the end", false, 1}, {"and released", true, 2}} {
+		t.Run(test.name, func(t *testing.T) {
+			got := callFrames(t, serve(t, ServerConfig{}, chaosMux(func(ctx context.Context, stream *connect.BidiStream[ai.Raw, ai.Raw]) error {
+				x := ExchangeOf(ctx)
+				x.Hold()
+				for range 2 {
+					if err := stream.Send(pong); err != nil {
+						return err
+					}
+				}
+				if test.release {
+					if err := x.Release(); err != nil {
+						return err
+					}
+				}
+				return stream.Send(pong)
+			})))
+			data := slices.DeleteFunc(slices.Clone(got), func(f frame) bool { return f.Type != http2.FrameData })
+			if len(data) != test.want || got[len(got)-1].Status != "0" {
+				t.Errorf("frames %+v: want %d with data, and status 0", got, test.want)
+			}
+		})
+	}
+	for _, protocol := range Protocols {
+		for _, http1 := range []bool{false, true} {
+			if http1 && protocol == GRPC {
+				continue // which needs HTTP/2
+			}
+			t.Run(fmt.Sprintf("%s, HTTP/1.1 %v", protocol, http1), func(t *testing.T) {
+				release, end := make(chan struct{}), make(chan struct{})
+				addr := serve(t, ServerConfig{}, chaosMux(func(ctx context.Context, stream *connect.BidiStream[ai.Raw, ai.Raw]) error {
+					x := ExchangeOf(ctx)
+					x.Hold()
+					if err := stream.Send(pong); err != nil {
+						return err
+					}
+					<-release
+					if err := x.Release(); err != nil {
+						return err
+					}
+					<-end
+					return nil
+				}))
+				opts, err := ClientOptions(protocol)
+				if err != nil {
+					t.Fatal(err)
+				}
+				client := NewHTTPClient(ClientConfig{HTTP1: http1})
+				defer client.CloseIdleConnections()
+				ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+				defer cancel()
+				stream := aiconnect.NewAIClient(client, "http://"+addr, opts...).Chaos(ctx)
+				if err := stream.CloseRequest(); err != nil {
+					t.Fatal(err)
+				}
+				received := make(chan error, 1)
+				go func() {
+					_, err := stream.Receive()
+					received <- err
+				}()
+				select {
+				case err := <-received:
+					t.Errorf("before it was released: %v", err)
+				case <-time.After(50 * time.Millisecond):
+				}
+				close(release)
+				if err := <-received; err != nil {
+					t.Error(err)
+				}
+				close(end)
+				if _, err := stream.Receive(); !errors.Is(err, io.EOF) {
+					t.Errorf("after the last message: %v", err)
+				}
+				if err := stream.CloseResponse(); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+	}
 }
