@@ -32,9 +32,8 @@ type Line struct {
 
 // eventLog keeps the newest events of a job.
 type eventLog struct {
-	keep int
-
 	mu   sync.Mutex
+	keep int     // 0 for none
 	seq  uint64  // of the newest event
 	lost uint64  // of the newest event that is no longer kept
 	tail []Event // ascending by Seq, at most 2*keep
@@ -47,6 +46,10 @@ func (l *eventLog) add(e Event) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.seq++
+	if l.keep == 0 {
+		l.lost = l.seq
+		return
+	}
 	e.Seq = l.seq
 	if e.Time.IsZero() {
 		e.Time = time.Now()
@@ -58,6 +61,13 @@ func (l *eventLog) add(e Event) {
 		l.tail = l.tail[:n]
 	}
 	l.tail = append(l.tail, e)
+}
+
+// drop forgets all events, and those to come.
+func (l *eventLog) drop() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.keep, l.tail, l.lost = 0, nil, l.seq
 }
 
 // since returns the kept events after a sequence number, and whether some

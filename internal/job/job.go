@@ -126,6 +126,10 @@ func (j *Job) Result() (Result, error) {
 // log still has, and whether some between are lost.
 func (j *Job) Events(after uint64) (events []Event, lost bool) { return j.events.since(after) }
 
+// DropEvents says that nobody will ask for the job's events. They are not kept then:
+// those of ten thousand calls that run for hours would be most of the pod's memory.
+func (j *Job) DropEvents() { j.events.drop() }
+
 // Changed is closed when there is more of anything: input, events, output, or the
 // end. To miss nothing, ask for the channel first and for everything else after.
 func (j *Job) Changed() <-chan struct{} { return j.changed.wait() }

@@ -233,6 +233,29 @@ func TestTableDrain(t *testing.T) {
 	})
 }
 
+func TestDroppedEventsAreNotKept(t *testing.T) {
+	table := testTable(t, func(_ context.Context, c *worker.Call, _ func(worker.Stage)) (json.RawMessage, error) {
+		for i := range int64(1000) {
+			c.Progress(i, 1000, "rows", "")
+		}
+		return json.RawMessage("1"), nil
+	})
+	j := open(t, table, "")
+	defer j.Close()
+	j.DropEvents()
+	if err := j.Start(Spec{Func: "do"}); err != nil {
+		t.Fatal(err)
+	}
+	<-j.Done()
+	if events, lost := j.Events(0); len(events) != 0 || !lost {
+		t.Errorf("%d events, lost %v; want none, and to be told so", len(events), lost)
+	}
+	s := j.Snapshot()
+	if s.Progress == nil || s.Progress.Done != 999 || s.LastSeq < 1000 {
+		t.Errorf("progress %v, last number %d; both go on without events", s.Progress, s.LastSeq)
+	}
+}
+
 func TestEventLogIsBounded(t *testing.T) {
 	l := newEventLog(4)
 	for range 1000 {

@@ -100,6 +100,7 @@ func (h *aiHandler) call(ctx context.Context, conn connect.StreamingHandlerConn,
 			return err
 		}
 		defer j.Close()
+		j.DropEvents() // ai.AI has no way to show them
 		id, up.job, up.dst, done = j.ID, j, j.Input(), j.Done()
 		// Not in the loop below: a sender whose client doesn't read is stuck in it.
 		defer context.AfterFunc(ctx, func() { j.Cancel(context.Cause(ctx)) })()
