@@ -133,7 +133,7 @@ func TestDispatchOverhead(t *testing.T) {
 		"output_path": "/var/lib/aipod/work/1/1/output", "work_dir": "/var/lib/aipod/work/1/1", "metadata": map[string]string{}, "attempt": 1,
 	}
 	best := 0.0
-	for range 3 { // whatever else the machine does only makes it worse
+	for range 10 { // whatever else the machine does only makes it worse
 		ratio := dispatchRatio(t, bare, params, pool, blob)
 		if best == 0 || ratio < best {
 			best = ratio
