@@ -13,8 +13,11 @@ import (
 
 	"golang.org/x/net/http2"
 	"golang.org/x/net/http2/hpack"
+	"google.golang.org/protobuf/proto"
 
 	"github.com/aipod/aipod/gen/ai/aiconnect"
+	aipodv1 "github.com/aipod/aipod/gen/aipod/v1"
+	"github.com/aipod/aipod/gen/aipod/v1/aipodv1connect"
 	"github.com/aipod/aipod/internal/transport"
 )
 
@@ -47,15 +50,20 @@ func dialFrames(t testing.TB, url string) *frameConn {
 // open sends the headers of a chaos call, and more, and returns the stream's id.
 func (c *frameConn) open(t testing.TB, fn string, end bool, more ...hpack.HeaderField) (uint32, error) {
 	t.Helper()
+	return c.request(t, aiconnect.AIChaosProcedure, end, append(more, hpack.HeaderField{Name: headerFunc, Value: fn})...)
+}
+
+// request is open for any procedure.
+func (c *frameConn) request(t testing.TB, procedure string, end bool, more ...hpack.HeaderField) (uint32, error) {
+	t.Helper()
 	c.head.Reset()
 	for _, f := range append([]hpack.HeaderField{
 		{Name: ":method", Value: "POST"},
 		{Name: ":scheme", Value: "http"},
 		{Name: ":authority", Value: "pod"},
-		{Name: ":path", Value: aiconnect.AIChaosProcedure},
+		{Name: ":path", Value: procedure},
 		{Name: "content-type", Value: "application/grpc"},
 		{Name: "te", Value: "trailers"},
-		{Name: headerFunc, Value: fn},
 	}, more...) {
 		if err := c.hpk.WriteField(f); err != nil {
 			t.Fatal(err)
@@ -158,6 +166,45 @@ func TestSlowReaderOfJobs(t *testing.T) {
 	}
 	if answers != calls {
 		t.Errorf("%d of %d calls were answered", answers, calls)
+	}
+}
+
+// Events that are there together leave together.
+func TestEventsShareFrames(t *testing.T) {
+	tp := startPod(t, nil)
+	s := steps{t, tp.jobs(t, transport.GRPC)}
+	s.made("a", &aipodv1.Spec{Func: "talk", KwargsJson: []byte(`{"n":50}`)}, "")
+	s.untilState("a", aipodv1.State_STATE_SUCCEEDED)
+	c := dialFrames(t, tp.url)
+	defer c.Close() //nolint:errcheck // nothing is lost
+	id, err := c.request(t, aipodv1connect.JobServiceWatchJobProcedure, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	req, err := proto.Marshal(&aipodv1.WatchJobRequest{JobId: "a"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := c.WriteData(id, true, transport.Envelope(req)); err != nil {
+		t.Fatal(err)
+	}
+	var body []byte
+	frames := 0
+	for ended := false; !ended; {
+		f, err := c.ReadFrame()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if data, ok := f.(*http2.DataFrame); ok {
+			frames++
+			body = append(body, data.Data()...)
+		}
+		ended = f.Header().Type == http2.FrameHeaders && f.Header().Flags.Has(http2.FlagHeadersEndStream)
+	}
+	lines := bytes.Count(body, []byte("line "))
+	// net/http sends each 4 KiB, and what is left with the trailers.
+	if most := len(body)/4096 + 2; lines != 50 || frames > most {
+		t.Errorf("%d lines of 50 in %d frames; %d bytes fit into %d", lines, frames, len(body), most)
 	}
 }
 

@@ -14,6 +14,7 @@ import (
 	aipodv1 "github.com/aipod/aipod/gen/aipod/v1"
 	"github.com/aipod/aipod/internal/codec"
 	"github.com/aipod/aipod/internal/job"
+	"github.com/aipod/aipod/internal/transport"
 )
 
 func (h *jobHandler) WatchJob(ctx context.Context, req *connect.Request[aipodv1.WatchJobRequest], stream *connect.ServerStream[aipodv1.WatchJobResponse]) error {
@@ -98,10 +99,14 @@ func (v *view) follow(ctx context.Context, stop <-chan error) error {
 	if v.job.Named() {
 		draining = v.pod.table.Draining()
 	}
+	// What there is to say at a time leaves together.
+	exchange := transport.ExchangeOf(ctx)
+	exchange.Hold()
 	if err := v.accept(); err != nil {
 		return err
 	}
 	for {
+		exchange.Hold()
 		changed := v.job.Changed()
 		ended := isClosed(v.job.Done())
 		more, err := v.catchUp()
@@ -109,9 +114,15 @@ func (v *view) follow(ctx context.Context, stop <-chan error) error {
 		case err != nil:
 			return err
 		case !more && ended:
-			return v.end()
+			if err := v.end(); err != nil {
+				return err
+			}
+			return exchange.Release() // the caller may end its request only then
 		case more: // with a look at what else there is
 			changed = closed
+		}
+		if err := exchange.Release(); err != nil {
+			return err
 		}
 		select {
 		case err := <-stop:
