@@ -37,6 +37,7 @@ type view struct {
 	pod      *Pod
 	job      *job.Job
 	send     func(*aipodv1.Event) error
+	exchange *transport.Exchange // holds events, so that those of a moment leave together
 	interval time.Duration
 	attached bool // the job was there before
 
@@ -99,14 +100,12 @@ func (v *view) follow(ctx context.Context, stop <-chan error) error {
 	if v.job.Named() {
 		draining = v.pod.table.Draining()
 	}
-	// What there is to say at a time leaves together.
-	exchange := transport.ExchangeOf(ctx)
-	exchange.Hold()
+	v.exchange = transport.ExchangeOf(ctx)
 	if err := v.accept(); err != nil {
 		return err
 	}
 	for {
-		exchange.Hold()
+		v.exchange.Hold()
 		changed := v.job.Changed()
 		ended := isClosed(v.job.Done())
 		more, err := v.catchUp()
@@ -117,11 +116,11 @@ func (v *view) follow(ctx context.Context, stop <-chan error) error {
 			if err := v.end(); err != nil {
 				return err
 			}
-			return exchange.Release() // the caller may end its request only then
+			return v.exchange.Release() // the caller may end its request only then
 		case more: // with a look at what else there is
 			changed = closed
 		}
-		if err := exchange.Release(); err != nil {
+		if err := v.exchange.Release(); err != nil {
 			return err
 		}
 		select {
@@ -300,6 +299,11 @@ func (v *view) output() (more bool, err error) {
 
 func (v *view) sendOutput(out *job.Output, c *aipodv1.Chunk) error {
 	c.Json = out.JSON
+	// A stream that a chunk is too large for must have brought all else: the client
+	// then asks for smaller ones.
+	if err := v.exchange.Release(); err != nil {
+		return err
+	}
 	if err := v.send(&aipodv1.Event{Event: &aipodv1.Event_Output{Output: c}}); err != nil {
 		return err
 	}
