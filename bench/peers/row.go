@@ -293,7 +293,7 @@ func manyRow(z scale) row {
 		name: "many", title: fmt.Sprintf("%d waiting calls", conns*z.more),
 		about: "As above, running, over 125 connections. A call that ends, is reset or is refused fails the row; so does one without a beat.",
 		tables: []table{{
-			name: fmt.Sprintf("%d calls, %v", conns*z.more, z.longer), metrics: waiting, rounds: 1,
+			name: fmt.Sprintf("%d calls, %v", conns*z.more, z.longer), metrics: waiting, rounds: 3,
 			sides:   []side{wait("aipod", "server", "aipod", conns, z.more, z.longer, "--instances", "1", "--slots", "60000")},
 			targets: []target{{metric: maxGap, a: "aipod", most: 2}},
 		}},
@@ -345,7 +345,7 @@ func memoryRow(z scale) row {
 		up := aipod("upload", p, size...)
 		both := aipod("both ways", p, append([]string{"-func", "chaos"}, size...)...)
 		both.client[1] = "echo"
-		t := table{name: string(kind), metrics: transfer, rounds: 1, sides: []side{up, both}}
+		t := table{name: string(kind), metrics: transfer, rounds: 3, sides: []side{up, both}}
 		for _, s := range t.sides {
 			t.targets = append(t.targets, target{metric: serverRSS, a: s.name, most: 64}, target{metric: clientRSS, a: s.name, most: 64})
 		}
