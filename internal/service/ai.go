@@ -130,7 +130,7 @@ func (h *aiHandler) call(ctx context.Context, conn connect.StreamingHandlerConn,
 	// On a busy pod the receiver comes to its turn before this goroutine does, and a
 	// small call's answer leaves together with its first heartbeat.
 	runtime.Gosched()
-	if isClosed(done) {
+	if isClosed(done) && j.Output() == nil { // large answers take time to send
 		return h.answer(conn, j, up)
 	}
 	if err := exchange.Release(); err != nil {
