@@ -11,7 +11,7 @@ import (
 // TestMain checks that in the end no client has left a goroutine.
 func TestMain(m *testing.M) {
 	// Most of these tests wait.
-	if err := flag.Set("test.parallel", "32"); err != nil {
+	if err := flag.Set("test.parallel", fmt.Sprint(parallel)); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
