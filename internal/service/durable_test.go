@@ -20,6 +20,7 @@ import (
 // with the same model. Jobs that ran are cut off.
 func (tp *testPod) reopen(t *testing.T) *testPod {
 	t.Helper()
+	tp.http.CloseIdleConnections() // or net/http gives each a second to close
 	tp.stop()
 	tp.model.reset()
 	next := startPod(t, func(cfg *Config) {
