@@ -270,6 +270,11 @@ func (v *view) output() (more bool, err error) {
 	if rest <= 0 {
 		return false, nil
 	}
+	// A stream that a chunk is too large for must have brought all else: the client
+	// then asks for smaller ones. Nor need that wait for the chunk to be coded.
+	if err := v.exchange.Release(); err != nil {
+		return false, err
+	}
 	if v.zstd && v.job.State() == job.Succeeded && (v.packed != nil || rest > smallOutput) {
 		return v.packedOutput(out)
 	}
@@ -299,11 +304,6 @@ func (v *view) output() (more bool, err error) {
 
 func (v *view) sendOutput(out *job.Output, c *aipodv1.Chunk) error {
 	c.Json = out.JSON
-	// A stream that a chunk is too large for must have brought all else: the client
-	// then asks for smaller ones.
-	if err := v.exchange.Release(); err != nil {
-		return err
-	}
 	if err := v.send(&aipodv1.Event{Event: &aipodv1.Event_Output{Output: c}}); err != nil {
 		return err
 	}

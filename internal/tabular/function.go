@@ -98,18 +98,15 @@ func kwargsSchema(parts ...string) json.RawMessage {
 // lines make of version=2.
 type word string
 
-func (w *word) UnmarshalJSON(data []byte) error {
-	var n json.Number
-	if len(data) > 0 && data[0] != '"' && json.Unmarshal(data, &n) == nil {
-		*w = word(n)
-		return nil
+func (w *word) UnmarshalJSON(data []byte) (err error) {
+	var value any
+	dec := json.NewDecoder(bytes.NewReader(data))
+	dec.UseNumber()
+	if err := dec.Decode(&value); err != nil {
+		return err
 	}
-	var s string
-	if err := json.Unmarshal(data, &s); err != nil {
-		return fmt.Errorf("expected a string, not %s", quote(string(data)))
-	}
-	*w = word(s)
-	return nil
+	*w, err = wordOf(value)
+	return err
 }
 
 // wordOf is the word of a decoded value; none of null.
