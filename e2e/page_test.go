@@ -46,7 +46,7 @@ func browser(t *testing.T, scenario string, setup map[string]any, answers map[st
 		}
 	}
 	say(string(first))
-	for seen, limit := 0, time.After(3*time.Minute); ; {
+	for seen, limit := 0, time.After(5*time.Minute); ; {
 		all, more := p.output.from(seen)
 		for _, line := range all {
 			seen++
@@ -140,11 +140,25 @@ func wave(samples int) []byte {
 	return append(b.Bytes(), bytes.Repeat([]byte{128}, samples)...)
 }
 
+// newGate gives a file that a model waits for, and a function that makes it: what a
+// scenario has to see meanwhile may take as long as it likes.
+func newGate(t *testing.T) (path string, open func()) {
+	t.Helper()
+	path = filepath.Join(t.TempDir(), "gate")
+	return path, func() {
+		if err := os.WriteFile(path, nil, 0o600); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
 func TestPageFailure(t *testing.T) {
 	t.Parallel()
-	p := startPod(t, "--exec", "--func", "fail", "--", "sh", "-c", `echo "looking for the cable" >&2; sleep 3; echo "the cable is unplugged" >&2; exit 3`)
+	gate, open := newGate(t)
+	p := startPod(t, "--exec", "--func", "fail", "--", "sh", "-c",
+		`echo "looking for the cable" >&2; until [ -e "$0" ]; do sleep 0.1; done; echo "the cable is unplugged" >&2; exit 3`, gate)
 	var nothing any
-	browser(t, "failure", map[string]any{"url": "http://" + p.addr + "/"}, nil, &nothing)
+	browser(t, "failure", map[string]any{"url": "http://" + p.addr + "/"}, map[string]func(){"open": open}, &nothing)
 }
 
 // An uploaded is what scenarios that upload return.
@@ -181,12 +195,20 @@ func TestPageUploadSurvivesKill(t *testing.T) {
 
 func TestPageReload(t *testing.T) {
 	t.Parallel()
+	gate, open := newGate(t)
+	p := startModel(t)
+	var nothing any
+	browser(t, "reload", map[string]any{"url": "http://" + p.addr + "/", "gate": gate}, map[string]func(){"open": open}, &nothing)
+}
+
+func TestPageReopen(t *testing.T) {
+	t.Parallel()
 	p := startPod(t)
 	relay := startRelay(t, p.addr)
 	const size = 256 << 20
 	path, want := writePayload(t, bench.Random, size)
 	var got uploaded
-	browser(t, "reload", map[string]any{"url": "http://" + relay.addr + "/", "file": path}, nil, &got)
+	browser(t, "reopen", map[string]any{"url": "http://" + relay.addr + "/", "file": path}, nil, &got)
 	if got.digest != want {
 		t.Errorf("the digest is %+v, want %+v", got.digest, want)
 	}
@@ -205,9 +227,12 @@ func TestPageAsleep(t *testing.T) {
 
 func TestPageQueue(t *testing.T) {
 	t.Parallel()
-	p := startPod(t, "--instances", "1", "--worker-max-calls", "1", "--", "sh", "-c", "sleep 7; exec node ../examples/node/worker.mjs")
+	gate, open := newGate(t)
+	open() // for the pod's start
+	p := startPod(t, "--instances", "1", "--worker-max-calls", "1", "--", "sh", "-c",
+		`until rm "$0" 2>/dev/null; do sleep 0.1; done; exec node ../examples/node/worker.mjs`, gate)
 	var nothing any
-	browser(t, "queue", map[string]any{"url": "http://" + p.addr + "/"}, nil, &nothing)
+	browser(t, "queue", map[string]any{"url": "http://" + p.addr + "/"}, map[string]func(){"open": open}, &nothing)
 }
 
 // The page of a pod behind nginx, with timeouts of 2 s, on HTTP/1.1.

@@ -50,6 +50,15 @@ class Chaos(aipod.Model):
                 time.sleep(0.02)
             out.write(b"b")
 
+    def wait(self, context, path, gate: str):
+        """Waits for the file gate, and counts the seconds meanwhile."""
+        seconds = 0
+        while not os.path.exists(gate):
+            context.progress(seconds, 100, "seconds")
+            time.sleep(1)
+            seconds += 1
+        return "through"
+
     def die(self, context, path, signo=9, attempts=1000):
         """Dies in its first attempts."""
         if context.attempt <= attempts:

@@ -114,19 +114,24 @@ export async function upload(context, open) {
   return { sha256, size, facts };
 }
 
-/** Reloads in mid-run and in mid-upload. */
+/** Reloads in mid-run. */
 export async function reload(context, open) {
   const page = await open();
-  await call(page, "sleep", { kwargs: { seconds: 15 } });
+  await call(page, "wait", { kwargs: { gate: setup.gate } });
   await state(page, "running");
-  await until("its progress", async () => (await text(page, "#job .progress .facts")).includes("of 15 seconds"));
+  await until("its progress", async () => (await text(page, "#job .progress .facts")).includes("of 100 seconds"));
   await look(page, "running");
   await page.reload();
-  await state(page, "running", 5000);
+  await state(page, "running");
   await until("a sign of life", async () => (await text(page, "#job .progress .facts")).includes("last sign of life"));
+  await ask("open");
   await state(page, "succeeded");
-  equal(await result(page), { slept: 15 }, "the result");
+  equal(await result(page), "through", "the result");
+}
 
+/** Closes the tab in mid-upload, and opens another. */
+export async function reopen(context, open) {
+  const page = await open();
   await call(page, "sha256", { files: [setup.file] });
   await until("a third", async () => parseInt(await page.$eval(".progress strong", (e) => e.textContent).catch(() => "0"), 10) >= 33);
   page.on("dialog", (dialog) => dialog.accept()); // "leave the page?"
@@ -152,11 +157,11 @@ export async function asleep(context, open) {
   await ask("cut");
   await new Promise((resolve) => setTimeout(resolve, 12_000));
   execFileSync("pkill", ["-CONT", "-f", setup.profile]);
-  await state(page, "succeeded", 5000);
+  await state(page, "succeeded", 15_000); // at once, but for how fast the machine is
   equal(await result(page), { slept: 8 }, "the result");
 }
 
-/** Waits for a model that loads slowly, and in the queue behind it. */
+/** Waits for a model that loads slowly, and in the queue behind it. Each call takes a process, which loads when it is let. */
 export async function queue(context, open) {
   const page = await open();
   await call(page, "hello"); // by the process that is there, the only one that is
@@ -169,8 +174,10 @@ export async function queue(context, open) {
   await until("its place", async () => (await text(page, "#job .big")) === "Number 2 in the queue"); // the first waits, too
   await look(page, "queued");
   await page.click(".jobs li:nth-child(2) button");
+  await ask("open");
   await state(page, "succeeded");
   await page.click(".jobs li:nth-child(1) button");
+  await ask("open");
   await state(page, "succeeded");
 }
 
@@ -180,7 +187,7 @@ export async function cancel(context, open) {
   await call(page, "sleep", { kwargs: { seconds: 60 } });
   await state(page, "running");
   await page.click(".actions button >> text=Cancel");
-  await state(page, "canceled", 5000);
+  await state(page, "canceled");
   await look(page, "canceled");
   await page.click(".actions button >> text=Delete");
   await until("an empty list", async () => (await page.$$(".jobs li")).length === 0);
@@ -227,6 +234,7 @@ export async function failure(context, open) {
   await page.setInputFiles("#files", [setup.iris]);
   await page.click("button[type=submit]");
   await until("the log, while it runs", async () => (await page.$("#job .chip.running")) && (await text(page, ".log")).includes("looking for the cable"));
+  await ask("open");
   await state(page, "failed");
   check((await text(page, "#job .error")).includes("exit status 3"), `the error: ${await text(page, "#job .error")}`);
   await until("the log", async () => (await text(page, ".log")).includes("the cable is unplugged"));
