@@ -6,6 +6,9 @@ import (
 	"os"
 	"syscall"
 	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // smallDisk is a file system of size bytes.
@@ -195,4 +198,44 @@ func TestDeviceFullFile(t *testing.T) {
 	put(t, f, 100, pattern(200)[100:])
 	wantFile(t, f, pattern(200))
 	removeFile(t, s, "f")
+}
+
+// While a payload grows it goes to the disk, so that Seal has little left to wait for.
+func TestFileWritesBehind(t *testing.T) {
+	s := open(t, Config{})
+	const size = 8 * writeBehind
+	received := func(f *File) {
+		for off, p := 0, pattern(1<<20); off < size; off += len(p) {
+			put(t, f, off, p)
+		}
+	}
+	made := func(f *File) { // by another process
+		if err := os.WriteFile(f.path, pattern(size), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if err := f.Grow(size); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for name, fill := range map[string]func(*File){"received": received, "made": made} {
+		f := openFile(t, s, name, 0)
+		fill(f)
+		dirty := func() int {
+			stat := &unix.Cachestat_t{}
+			if err := unix.Cachestat(uint(f.file.Fd()), &unix.CachestatRange{Len: size}, stat, 0); err != nil {
+				t.Skipf("the kernel doesn't say what is dirty: %v", err)
+			}
+			return int(stat.Dirty) * os.Getpagesize()
+		}
+		// The system itself begins after half a minute.
+		for end := time.Now().Add(10 * time.Second); dirty() > writeBehind && time.Now().Before(end); {
+			time.Sleep(10 * time.Millisecond)
+		}
+		if n := dirty(); n > writeBehind {
+			t.Errorf("%s: %d bytes of %d are still to be written", name, n, size)
+		}
+		if err := s.RemoveFile(name); err != nil {
+			t.Error(err)
+		}
+	}
 }

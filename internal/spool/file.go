@@ -33,9 +33,10 @@ type File struct {
 	closed atomic.Bool // set under mu
 	sealed atomic.Bool // set under mu
 
-	mu     sync.Mutex // held by whoever adds bytes or changes the state
-	crc    uint32     // of the first summed bytes
-	summed int64      // less than what is committed after a reopening
+	mu      sync.Mutex // held by whoever adds bytes or changes the state
+	crc     uint32     // of the first summed bytes
+	summed  int64      // less than what is committed after a reopening
+	started int64      // of the committed bytes these are on their way to the disk
 
 	sumMu sync.Mutex // held by whoever lets summed catch up; taken before mu
 }
@@ -112,6 +113,7 @@ func (f *File) add(committed int64, p []byte) (int64, error) {
 		}
 		committed += int64(n)
 		f.entry.size.Store(committed)
+		f.startWriting(committed)
 		f.grown.send()
 	}
 	if err != nil {
@@ -152,8 +154,22 @@ func (f *File) Grow(size int64) error {
 		return err
 	}
 	f.entry.size.Store(size)
+	f.startWriting(size)
 	f.grown.send()
 	return nil
+}
+
+// writeBehind is how many bytes go to the disk at a time while a payload grows.
+const writeBehind = 8 << 20
+
+// startWriting has the system begin to write what has been committed, without
+// waiting for it: left to itself it keeps gigabytes until Seal, whose fsync then
+// takes as long as the disk needs for all of them.
+func (f *File) startWriting(committed int64) {
+	if n := committed - f.started; n >= writeBehind {
+		startWriting(f.file, f.started, n)
+		f.started = committed
+	}
 }
 
 // writeAt writes p at the end of the file, and returns how much of it is there.
