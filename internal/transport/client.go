@@ -61,12 +61,13 @@ func NewHTTPClient(cfg ClientConfig) *http.Client {
 		DisableCompression: true,
 		HTTP2: &http.HTTP2Config{
 			// The default of 1 MiB pins 512 KiB for each open request.
-			MaxReadFrameSize:              256 << 10,
-			MaxReceiveBufferPerStream:     8 << 20,
-			MaxReceiveBufferPerConnection: 16 << 20,
-			SendPingTimeout:               cmp.Or(cfg.PingInterval, 5*time.Second),
-			PingTimeout:                   cmp.Or(cfg.PingTimeout, 120*time.Second),
-			WriteByteTimeout:              cmp.Or(cfg.PingTimeout, 120*time.Second),
+			MaxReadFrameSize: 256 << 10,
+			// That of the connection is the default, 1 GiB: answers that nobody reads
+			// would leave the others nothing of a small one.
+			MaxReceiveBufferPerStream: 8 << 20,
+			SendPingTimeout:           cmp.Or(cfg.PingInterval, 5*time.Second),
+			PingTimeout:               cmp.Or(cfg.PingTimeout, 120*time.Second),
+			WriteByteTimeout:          cmp.Or(cfg.PingTimeout, 120*time.Second),
 		},
 	}
 	if cfg.HTTP1 {
