@@ -15,9 +15,15 @@ import (
 // benchReport runs a load and reads what it prints with --json.
 func benchReport(t *testing.T, args ...string) *measure.Report {
 	t.Helper()
+	got := run(t, append(append([]string{"bench"}, args...), "--json")...)
+	for line := range strings.Lines(got.stderr) {
+		if !strings.Contains(line, " in flight") { // said each 5 s, on a slow machine
+			t.Fatalf("%q: exit %d, stderr %q, want success", args, got.code, got.stderr)
+		}
+	}
 	r := new(measure.Report)
-	if err := json.Unmarshal([]byte(ok(t, append(append([]string{"bench"}, args...), "--json")...)), r); err != nil {
-		t.Fatal(err)
+	if err := json.Unmarshal([]byte(got.stdout), r); err != nil || got.code != exitDone {
+		t.Fatalf("%q: exit %d, %v", args, got.code, err)
 	}
 	return r
 }

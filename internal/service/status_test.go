@@ -62,6 +62,8 @@ func TestGetPod(t *testing.T) {
 	s.untilState("first", aipodv1.State_STATE_RUNNING)
 	s.made("second", specOf("hold", "{}"), "")
 	s.untilState("second", aipodv1.State_STATE_QUEUED)
+	// It is queued, and then in the pool's queue.
+	eventually(t, "the queue is empty", func() (any, bool) { n := getPod().GetQueued(); return n, n == 1 })
 	want.Queued = 1
 	want.Instances = []*aipodv1.Instance{{State: aipodv1.InstanceState_INSTANCE_STATE_READY, Busy: 1, Slots: 1}}
 	if diff := cmp.Diff(want, getPod(), protocmp.Transform(), ignoreStart); diff != "" {
