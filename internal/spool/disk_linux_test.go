@@ -228,7 +228,7 @@ func TestFileWritesBehind(t *testing.T) {
 			return int(stat.Dirty) * os.Getpagesize()
 		}
 		// The system itself begins after half a minute.
-		for end := time.Now().Add(10 * time.Second); dirty() > writeBehind && time.Now().Before(end); {
+		for end := time.Now().Add(20 * time.Second); dirty() > writeBehind && time.Now().Before(end); {
 			time.Sleep(10 * time.Millisecond)
 		}
 		if n := dirty(); n > writeBehind {
