@@ -219,10 +219,11 @@ func TestPageReopen(t *testing.T) {
 
 func TestPageAsleep(t *testing.T) {
 	t.Parallel()
-	p := startPod(t)
+	gate, open := newGate(t)
+	p := startModel(t)
 	relay := startRelay(t, p.addr)
 	var nothing any
-	browser(t, "asleep", map[string]any{"url": "http://" + relay.addr + "/"}, map[string]func(){"cut": relay.cut}, &nothing)
+	browser(t, "asleep", map[string]any{"url": "http://" + relay.addr + "/", "gate": gate}, map[string]func(){"cut": relay.cut, "open": open}, &nothing)
 }
 
 func TestPageQueue(t *testing.T) {

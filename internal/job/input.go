@@ -132,6 +132,7 @@ func (in *fileInput) open() (*spool.File, error) {
 		if err != nil {
 			return nil, err
 		}
+		f.WillSeal()
 		in.file = f
 	}
 	return in.file, nil

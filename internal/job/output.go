@@ -137,6 +137,9 @@ func (j *Job) makeOutput(json bool, open func() (*spool.File, error)) (*Output, 
 	if err != nil {
 		return nil, err
 	}
+	if j.named {
+		file.WillSeal()
+	}
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	j.out = &Output{Attempt: attempt, JSON: json, file: file}

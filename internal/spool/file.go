@@ -36,7 +36,8 @@ type File struct {
 	mu      sync.Mutex // held by whoever adds bytes or changes the state
 	crc     uint32     // of the first summed bytes
 	summed  int64      // less than what is committed after a reopening
-	started int64      // of the committed bytes these are on their way to the disk
+	early   bool       // bytes go to the disk before Seal
+	started int64      // how many were told to, of those that are committed
 
 	sumMu sync.Mutex // held by whoever lets summed catch up; taken before mu
 }
@@ -162,11 +163,20 @@ func (f *File) Grow(size int64) error {
 // writeBehind is how many bytes go to the disk at a time while a payload grows.
 const writeBehind = 8 << 20
 
-// startWriting has the system begin to write what has been committed, without
-// waiting for it: left to itself it keeps gigabytes until Seal, whose fsync then
-// takes as long as the disk needs for all of them.
+// WillSeal says that Seal is to come. The system then begins to write what is put
+// while more arrives; left to itself it keeps gigabytes until Seal, whose fsync takes
+// as long as the disk needs for all of them. A file that is removed without having
+// been sealed may never need the disk.
+func (f *File) WillSeal() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.early = true
+}
+
+// startWriting has the system begin to write what has been committed, if that is
+// worth it, without waiting for it.
 func (f *File) startWriting(committed int64) {
-	if n := committed - f.started; n >= writeBehind {
+	if n := committed - f.started; f.early && n >= writeBehind {
 		startWriting(f.file, f.started, n)
 		f.started = committed
 	}
